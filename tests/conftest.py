@@ -1,0 +1,18 @@
+"""Settings of every test: 8 virtual devices are asked for by subprocesses, not here."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
+
+
+@pytest.fixture
+def float64():
+    """Run one test with 64-bit arrays."""
+    with jax.enable_x64(True):
+        yield
