@@ -8,7 +8,7 @@ from a parameter's path ("conv0/kernel") to its array.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def split_parameters(params: dict, adapted: str) -> tuple[Parameters, Parameters
             return adapted == "all_and_norm"
         return adapted != "head"
 
-    flat = flatten_dict(params, sep="/")
+    flat = cast(Parameters, flatten_dict(params, sep="/"))
     theta = {path: leaf for path, leaf in flat.items() if adapts(path)}
     return theta, {path: leaf for path, leaf in flat.items() if path not in theta}
 

@@ -2,6 +2,9 @@
 batch-norm statistics. Per-step norm parameters are in `models.Conv4(norm_steps=T)`; first-order warm-up is a second
 train step in `experiment.py`."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -56,3 +59,20 @@ def update_running(running: Running, moments: dict[str, Moments], step: Int[Arra
             "variance": rows["variance"].at[step].multiply(1 - MOMENTUM).at[step].add(MOMENTUM * unbiased),
         }
     return updated
+
+
+def update_over_tasks(running: Running, trace: dict[str, Any]) -> Running:
+    """`update_running` by all forward passes of a batch of tasks, in the order in which one device would run them:
+    task by task, and within a task support, then query (if evaluated), step by step."""
+    num_steps = trace["support_loss"].shape[1]
+    first_query = num_steps - trace["query_loss"].shape[1]  # without multi-step loss only the last step has one
+
+    def one_task(running, moments):
+        support, query = moments
+        for step in range(num_steps):
+            running = update_running(running, jax.tree.map(lambda leaf: leaf[step], support), step)
+            if step >= first_query:
+                running = update_running(running, jax.tree.map(lambda leaf: leaf[step - first_query], query), step)
+        return running, None
+
+    return jax.lax.scan(one_task, running, (trace["moments"], trace["query_moments"]))[0]

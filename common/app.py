@@ -1,0 +1,92 @@
+"""The command line that all methods share: `python -m <method>.main --config=<file>[:variant] [--config.field=...]`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from common import config as configs
+from common import loop, parallel, phases, workdir, writers
+from common.data.cache import cache_dir
+from common.errors import UserError
+from common.experiment import Phase
+
+Mode = Callable[[ConfigDict, Path], None]
+
+_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, help_string="Config file, with :variant if wanted.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<name>-seed<seed>-<hash of the config>.")
+_MODE = flags.DEFINE_string("mode", "train", "train (resumes by itself) or eval (a run that was trained before).")
+_MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other processes of a TPU pod or cluster.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where --multihost cannot find it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Number of processes, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, with --coordinator.")
+_CACHE = flags.DEFINE_string("compilation_cache", "default", "Folder for compiled programs, or 'off'.")
+
+
+def run(
+    build: phases.Build | None = None,
+    phases_of: Callable[[ConfigDict], Sequence[Phase]] | None = None,
+    modes: Mapping[str, Mode] | None = None,
+) -> None:
+    """Parse the flags and run: `build` (or the phases) for the modes train and eval, `modes` for a method's own."""
+    app.run(lambda argv: sys.exit(_main(build, phases_of, modes or {})), flags_parser=configs.parse_flags)
+
+
+def _main(build, phases_of, modes: Mapping[str, Mode]) -> int:
+    try:
+        _start_jax()
+        config = _CONFIG.value
+        if _MODE.value not in {"train", "eval", *modes}:
+            raise UserError(f"--mode is {_MODE.value!r}, but one of {', '.join(['train', 'eval', *modes])} is expected.")
+        folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default_path(config)
+        if _MODE.value in modes:
+            modes[_MODE.value](config, folder)
+            return 0
+        stages = phases.plan(config, build, phases_of)
+        return _train(stages, config, folder) if _MODE.value == "train" else _evaluate(stages, config, folder)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except loop.NonFiniteError as error:
+        print(f"Stopped: {error}", file=sys.stderr)
+        return 1
+
+
+def _train(stages: Sequence[Phase], config: ConfigDict, folder: Path) -> int:
+    if workdir.is_done(folder):
+        print(f"The run in {folder} is finished already; use --mode=eval to evaluate it, or another --workdir.")
+        last = folder / stages[-1].name / "results.json"
+        _show(f"Results of {folder}", json.loads(last.read_text()) if last.exists() else {})
+        return 0
+    outcomes = phases.train(stages, config, folder)
+    last = outcomes.get(stages[-1].name)
+    if last is not None and last.finished:
+        _show(f"Results of {folder}", last.results)
+    return 0
+
+
+def _evaluate(stages: Sequence[Phase], config: ConfigDict, folder: Path) -> int:
+    values = phases.evaluate(stages, config, folder)
+    if parallel.is_main():
+        file = workdir.write_results(folder, "eval", values)
+        _show(f"Evaluation of {folder}, written to {file.name}", values)
+    return 0
+
+
+def _show(title: str, values: Mapping[str, float]) -> None:
+    if parallel.is_main() and values:
+        writers.table(title, ["result", "value"], [(name, values[name]) for name in sorted(values)])
+
+
+def _start_jax() -> None:
+    logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    parallel.start_processes(_MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _CACHE.value != "off":
+        folder = cache_dir("compiled") if _CACHE.value == "default" else Path(_CACHE.value)
+        jax.config.update("jax_compilation_cache_dir", str(folder))

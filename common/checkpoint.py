@@ -1,0 +1,147 @@
+"""Checkpoints: the latest and the best k, written in the background by Orbax, checked when read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from common import parallel
+from common.errors import UserError
+
+PyTree = Any
+
+# What Orbax, TensorStore and JSON raise on damaged files; there is no common base class.
+_DAMAGE = (ValueError, OSError, KeyError, RuntimeError, TypeError)
+
+
+class Checkpoints:
+    """The checkpoints of one work directory; step = number of steps done.
+
+    Each holds the state tree and a small JSON record `meta`. The two latest and the `keep_best` best by the metric
+    "best" are kept (of equals, the later).
+    """
+
+    def __init__(self, folder: Path, keep_best: int = 0):
+        self.folder = folder
+        policies = [
+            preservation_policy.LatestN(2),
+            preservation_policy.BestN(get_metric_fn=_best, n=keep_best, keep_checkpoints_without_metrics=False),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_best,  # without it Orbax does not store the metric
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+        self.manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+
+    def save(self, step: int, tree: PyTree, meta: Mapping[str, Any], best: float | None = None) -> None:
+        """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better."""
+        # A copy, because the loop donates its state to the next step while Orbax is still reading it.
+        tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, tree)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({**meta, "leaves": _describe(tree)})
+        )
+        if step in self.manager.all_steps():
+            self.manager.delete(step)
+        self.manager.save(step, args=args, metrics=None if best is None else {"best": best}, force=True)
+
+    def steps(self) -> list[int]:
+        """All finished steps in ascending order."""
+        return sorted(self.manager.all_steps())
+
+    def best_steps(self, count: int) -> list[int]:
+        """The `count` steps with the highest "best", best first; of equals the later first."""
+        scored = [(metrics["best"], step) for step in self.steps() if (metrics := self.manager.metrics(step))]
+        return [step for _, step in sorted(scored, reverse=True)[:count]]
+
+    def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """The state tree of `step` with the shapes, types and shardings of `like`, and its meta record.
+
+        Raises UserError if the leaves differ from `like` (Orbax would convert types in silence).
+        """
+        meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        saved, wanted = meta.pop("leaves"), _describe(like)
+        for path in sorted(saved.keys() | wanted.keys()):
+            if saved.get(path) != wanted.get(path):
+                raise UserError(
+                    f"The checkpoint {self.folder / str(step)} does not fit this config: {path} is "
+                    f"{saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here; use the config it was "
+                    "made with, or another --workdir."
+                )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
+        return self.manager.restore(step, args=args)["state"], meta
+
+    def restore_as_saved(self, step: int) -> PyTree:
+        """The state tree of `step` as nested dicts, replicated, without knowing its structure beforehand."""
+        metadata = self.manager.item_metadata(step)["state"]
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(metadata)))
+        return self.manager.restore(step, args=args)["state"]
+
+    def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The latest readable checkpoint as (step, tree, meta), or None if there is none.
+
+        A damaged one is moved to `damaged/` with a warning, and the one before it is taken. Raises UserError if all
+        are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                tree, meta = self.restore(step, like)
+            except UserError:
+                raise
+            except _DAMAGE as error:
+                logging.warning(
+                    "The checkpoint %s cannot be read (%s); it is moved to %s and the one before it is used.",
+                    self.folder / str(step), type(error).__name__, self.folder / "damaged",
+                )  # fmt: skip
+                self._set_aside(step)
+                continue
+            return step, tree, meta
+        if steps:
+            raise UserError(
+                f"None of the checkpoints in {self.folder} can be read (they are now in its folder 'damaged'); "
+                "copy a good one back, or start anew with another --workdir."
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if parallel.is_main():
+            aside = self.folder / "damaged"
+            aside.mkdir(exist_ok=True)
+            name, number = str(step), 1
+            while (aside / name).exists():
+                number += 1
+                name = f"{step}-{number}"
+            (self.folder / str(step)).rename(aside / name)
+        parallel.barrier(f"set aside {step}")
+        self.manager.reload()
+
+    def wait(self) -> None:
+        """Block until everything is on disk."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.manager.close()
+
+
+def _best(metrics: Mapping[str, float]) -> float:
+    return metrics["best"]
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    def abstract(leaf):
+        sharding = getattr(leaf, "sharding", None)
+        if not isinstance(sharding, jax.sharding.Sharding):
+            sharding = parallel.replicated()
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(abstract, tree)

@@ -1,0 +1,161 @@
+"""A user's own pictures in class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from common.data.dataset import Dataset, Split, make_dataset
+from common.data.images import fit_picture
+from common.data.options import read_options
+from common.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_VALIDATION_SHARE, _TEST_SHARE = 0.16, 0.20
+
+Classes = dict[str, list[Path]]
+
+
+def load(
+    name: str,
+    *,
+    task: str,
+    image_size: int,
+    channels: int,
+    path: str | None = None,
+    seed: int = 0,
+    options: Mapping[str, object] | None = None,
+) -> Dataset:
+    """Pictures in `path/<class>/<image>` or `path/{train,validation|val,test}/<class>/<image>`.
+
+    Without split folders, few-shot data split the classes 64/16/20 % and classification data split the images of each
+    class 80/20 % into train and test; both by a shuffle that depends on `seed` and the sorted names only.
+
+    Options: `min_images_per_class` (2): fewer are an error; `min_classes_per_split` (5, few-shot only): the
+    validation and test splits get at least so many classes, and fewer in any split are an error.
+
+    Raises:
+      UserError: no path, no such folder, no classes, too few classes or images, classes that do not fit the task, a
+        picture that cannot be read, or an unknown option.
+    """
+    defaults: dict[str, object] = {"min_images_per_class": 2}
+    if task == "fewshot":
+        defaults["min_classes_per_split"] = 5
+    chosen = read_options(name, options, defaults)
+    if path is None:
+        raise UserError(f"data set {name!r} needs the folder of your pictures: set --config.dataset_path=<folder>.")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"folder {root} (--config.dataset_path) does not exist.")
+    if any(folder.is_dir() for folder in root.glob("train/*")):
+        files = _find_splits(root, task, chosen["min_images_per_class"])
+    else:
+        classes = _find_classes(root, max(2, chosen["min_images_per_class"]))
+        random = np.random.default_rng(seed)
+        if task == "fewshot":
+            files = _split_classes(root, classes, chosen["min_classes_per_split"], random)
+        else:
+            files = _split_images(classes, random)
+    if task == "fewshot":
+        for split, classes in files.items():
+            if len(classes) < chosen["min_classes_per_split"]:
+                raise UserError(
+                    f"split {split!r} of {root} has {len(classes)} classes, but few-shot episodes need at least "
+                    f"{chosen['min_classes_per_split']}: add class folders or use fewer ways."
+                )
+    splits = {split: _read_split(classes, image_size, channels) for split, classes in files.items()}
+    return make_dataset(name, splits, licence="the user's own", source=str(root))
+
+
+def _find_splits(root: Path, task: str, min_images: int) -> dict[str, Classes]:
+    files: dict[str, Classes] = {}
+    for split, folder_names in _SPLIT_FOLDERS.items():
+        present = [root / folder for folder in folder_names if (root / folder).is_dir()]
+        if present:
+            files[split] = _find_classes(present[0], min_images)
+        elif split == "test" or task == "fewshot":
+            raise UserError(f"folder {root / folder_names[0]} is missing beside {root / 'train'}: {task} needs it.")
+    for split in [split for split in files if split != "train"]:
+        train, other = files["train"].keys(), files[split].keys()
+        if task == "fewshot" and train & other:
+            raise UserError(
+                f"class {min(train & other)!r} is in both 'train' and {split!r} of {root}: few-shot splits must hold "
+                "different classes."
+            )
+        if task == "classification" and train ^ other:
+            raise UserError(
+                f"class {min(train ^ other)!r} is in only one of 'train' and {split!r} of {root}: classification "
+                "splits must hold the same classes."
+            )
+    if task == "fewshot" and (shared := files["validation"].keys() & files["test"].keys()):
+        raise UserError(
+            f"class {min(shared)!r} is in both 'validation' and 'test' of {root}: few-shot splits must hold different "
+            "classes."
+        )
+    return files
+
+
+def _find_classes(folder: Path, min_images: int) -> Classes:
+    """Picture files of each class folder, both sorted by name."""
+    classes: Classes = {}
+    for class_folder in sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")):
+        files = sorted(
+            item for item in class_folder.iterdir() if item.suffix.lower() in SUFFIXES and not item.name.startswith(".")
+        )
+        if len(files) < min_images:
+            raise UserError(
+                f"class folder {class_folder} holds {len(files)} pictures ({', '.join(SUFFIXES)}), but at least "
+                f"{min_images} are needed."
+            )
+        classes[class_folder.name] = files
+    if len(classes) < 2:
+        raise UserError(
+            f"folder {folder} holds {len(classes)} class folders, but at least 2 are needed: put the pictures of each "
+            "class into a folder of its own, <folder>/<class>/<image>."
+        )
+    return classes
+
+
+def _split_classes(root: Path, classes: Classes, min_classes: int, random: np.random.Generator) -> dict[str, Classes]:
+    count = len(classes)
+    if count < 3 * max(1, min_classes):
+        raise UserError(
+            f"folder {root} holds {count} classes, but three few-shot splits of at least {min_classes} need "
+            f"{3 * max(1, min_classes)}: add class folders or use fewer ways."
+        )
+    sizes = [max(1, min_classes, round(share * count)) for share in (_VALIDATION_SHARE, _TEST_SHARE)]
+    order = [list(classes)[index] for index in random.permutation(count)]
+    chosen = {"train": order[sum(sizes) :], "validation": order[: sizes[0]], "test": order[sizes[0] : sum(sizes)]}
+    return {split: {label: classes[label] for label in sorted(labels)} for split, labels in chosen.items()}
+
+
+def _split_images(classes: Classes, random: np.random.Generator) -> dict[str, Classes]:
+    files: dict[str, Classes] = {"train": {}, "test": {}}
+    for label, members in classes.items():
+        test_size = max(1, round(_TEST_SHARE * len(members)))
+        order = random.permutation(len(members))
+        files["test"][label] = [members[index] for index in sorted(order[:test_size])]
+        files["train"][label] = [members[index] for index in sorted(order[test_size:])]
+    return files
+
+
+def _read_split(classes: Classes, image_size: int, channels: int) -> Split:
+    files = [file for members in classes.values() for file in members]
+    images = np.empty((len(files), image_size, image_size, channels), np.uint8)
+    for index, file in enumerate(files):
+        images[index] = _read_picture(file, image_size, channels)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(members) for members in classes.values()])
+    return Split(images, labels, tuple(classes))
+
+
+def _read_picture(file: Path, image_size: int, channels: int) -> UInt8[np.ndarray, "s s c"]:
+    try:
+        with Image.open(file) as picture:
+            return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"picture {file} cannot be read ({error}): replace or remove it.") from error

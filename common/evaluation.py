@@ -1,0 +1,45 @@
+"""Exact evaluation over a whole set in batches of one size: the last one is padded, and the padding is cut off again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from common import parallel
+
+PyTree = Any
+
+
+class PerExample:
+    """Outputs of `function(state, data, indices [b])` for each of `count` examples, as NumPy arrays.
+
+    `function` returns a tree whose leaves have the batch in front. It is compiled once; the batch is split over the
+    devices, and its size is rounded up to a multiple of their number.
+    """
+
+    def __init__(self, function: Callable[[PyTree, PyTree, jax.Array], PyTree], count: int, batch_size: int):
+        def evaluate(state, data, indices):
+            return function(state, data, parallel.constrain_batch(indices))
+
+        self.count = count
+        self._batch_size = -(-min(batch_size, count) // jax.device_count()) * jax.device_count()
+        self._compiled = jax.jit(evaluate, out_shardings=parallel.replicated())
+
+    def __call__(self, state: PyTree, data: PyTree) -> PyTree:
+        outputs = []
+        for first in range(0, self.count, self._batch_size):
+            indices = np.minimum(np.arange(first, first + self._batch_size, dtype=np.int32), self.count - 1)
+            placed = parallel.place(indices, parallel.batched())
+            outputs.append(jax.device_get(self._compiled(state, data, placed)))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: self.count], *outputs)
+
+
+class Mean:
+    """Means of per-example values over the whole set: {name: mean} from `function` returning {name: values [b]}."""
+
+    def __init__(self, function: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]], count: int, batch_size: int):
+        self._values = PerExample(function, count, batch_size)
+
+    def __call__(self, state: PyTree, data: PyTree) -> dict[str, float]:
+        return {name: float(np.mean(values, dtype=np.float64)) for name, values in self._values(state, data).items()}

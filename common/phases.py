@@ -1,0 +1,90 @@
+"""Runs of one or several phases; a finished phase is never run again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from common import loop, parallel, workdir
+from common.checkpoint import Checkpoints
+from common.errors import UserError
+from common.experiment import Experiment, Phase, TrainState
+from common.interrupt import StopRequest
+
+Build = Callable[[ConfigDict, Mapping[str, TrainState]], Experiment]
+
+
+def plan(config: ConfigDict, build: Build | None, phases: Callable[[ConfigDict], Sequence[Phase]] | None) -> list[Phase]:
+    """The phases of a run; a method without phases has one, without a name, whose folder is the run's own."""
+    if phases is not None:
+        return list(phases(config))
+    if build is None:
+        raise ValueError("A method gives either build or phases.")
+    return [Phase("", build, {})]
+
+
+def phase_config(config: ConfigDict, phase: Phase) -> ConfigDict:
+    """The run's config with the phase's own fields."""
+    own = config.copy_and_resolve_references()
+    own.update_from_flattened_dict(dict(phase.overrides))
+    return own.lock()
+
+
+def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
+    """Run the phases one after the other, each in its sub-folder; stop after one that was interrupted.
+
+    Each is built only when the ones before it are finished, with their states as read back from disk.
+    """
+    if parallel.is_main():
+        workdir.open_for_training(folder, config)
+    parallel.barrier("open workdir")
+    outcomes: dict[str, loop.Outcome] = {}
+    finished: dict[str, TrainState] = {}
+    for phase in phases:
+        own, place = phase_config(config, phase), folder / phase.name
+        if not workdir.is_done(place):
+            if phase.name and parallel.is_main():
+                workdir.open_for_training(place, own)
+            parallel.barrier(f"open phase {phase.name}")
+            outcomes[phase.name] = loop.fit(phase.build(own, finished), own, place)
+            if not outcomes[phase.name].finished:
+                return outcomes
+        if phase is not phases[-1]:
+            finished[phase.name] = read_state(place)
+    if phases[-1].name and parallel.is_main():
+        workdir.mark_done(folder)
+    return outcomes
+
+
+def evaluate(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, float]:
+    """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
+    workdir.open_for_evaluation(folder, config)
+    finished = {phase.name: read_state(folder / phase.name) for phase in phases[:-1]}
+    own, place = phase_config(config, phases[-1]), folder / phases[-1].name
+    experiment = phases[-1].build(own, finished)
+    data = parallel.place_data(experiment.data)
+    checkpoints = Checkpoints(place / "checkpoints", own.keep_best)
+    try:
+        found = checkpoints.restore_latest(loop.abstract_state(experiment, data, own.seed))
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise UserError(f"There is no checkpoint in {place}; train first with the same command and --mode=train.")
+    _, state, _ = found
+    with StopRequest("The evaluation was not finished; run the same command again.") as stop:
+        values = experiment.evaluate(state, data)
+        return values | loop.finish(experiment, state, data, place, stop)
+
+
+def read_state(folder: Path) -> TrainState:
+    """The latest state in a phase's folder, as nested dicts of replicated arrays."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"The phase in {folder} has no checkpoint; remove its file DONE to train it again.")
+        tree = checkpoints.restore_as_saved(steps[-1])
+    finally:
+        checkpoints.close()
+    return TrainState(**{name: tree.get(name, {}) for name in ("step", "params", "opt_state", "model_state")})
+

@@ -1,0 +1,136 @@
+"""The train step as one compiled program: draw the batch, split it over the devices, step, add up the metrics."""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from common import parallel, rng
+from common.errors import UserError
+from common.experiment import Experiment, TrainState, TrainStep
+
+PyTree = Any
+_NEVER = np.iinfo(np.int32).max
+
+
+class Accumulated(NamedTuple):
+    """Metric sums since the last log line, kept on the device so that no step waits for the host."""
+
+    sums: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+    first_bad_step: Int[Array, ""]  # the first step with a non-finite metric, else the largest int32
+
+
+def accumulate(accumulated: Accumulated, metrics: dict[str, tuple[Any, Any]], step: Int[Array, ""]) -> Accumulated:
+    """Add one step's (sum, count) pairs."""
+    sums, finite = {}, jnp.array(True)
+    for name, (total, count) in metrics.items():
+        total, count = jnp.asarray(total, jnp.float32), jnp.asarray(count, jnp.float32)
+        before = accumulated.sums.get(name, (0.0, 0.0))
+        sums[name] = (before[0] + total, before[1] + count)
+        finite &= jnp.isfinite(total)
+    bad = jnp.where(finite, _NEVER, step).astype(jnp.int32)
+    return Accumulated(sums, jnp.minimum(accumulated.first_bad_step, bad))
+
+
+def restore_accumulated(sums: dict[str, list[float]]) -> Accumulated:
+    """Sums as a checkpoint's record holds them, {} at the start of a run."""
+    placed = {name: (np.float32(total), np.float32(count)) for name, (total, count) in sums.items()}
+    return parallel.place(Accumulated(placed, np.int32(_NEVER)), parallel.replicated())
+
+
+def first_bad_step(accumulated: Accumulated) -> int | None:
+    """The step at which a metric stopped being finite; waits for the device."""
+    step = int(accumulated.first_bad_step)
+    return None if step == _NEVER else step
+
+
+class Stepper:
+    """Runs an experiment's train step, compiled once per function in force."""
+
+    def __init__(self, experiment: Experiment, data: PyTree, seed: int):
+        self.experiment, self.data, self.seed = experiment, data, seed
+        self.compile_seconds = 0.0
+        self.temporary_bytes = 0
+        self._programs: dict[int, Any] = {}
+        self._loader = _HostBatches(experiment, seed) if experiment.host_batch else None
+
+    def __call__(self, state: TrainState, accumulated: Accumulated, step: int) -> tuple[TrainState, Accumulated]:
+        """One step; `state` and `accumulated` are donated unless the step is a host step."""
+        batch = self._loader.get(step) if self._loader else None
+        since, function = self.experiment.step_function(step)
+        if self.experiment.host_step:
+            return _step(self.experiment, function, state, accumulated, self.data, batch, np.uint32(self.seed))
+        seed = parallel.place(np.uint32(self.seed), parallel.replicated())
+        if since not in self._programs:
+            # Later programs begin with the sums that the first one has.
+            self._programs[since] = self._compile(function, state, accumulated, batch, seed)
+        if accumulated.sums.keys() != self._metric_names:
+            accumulated = self._with_zeros(accumulated)
+        return self._programs[since](state, accumulated, self.data, batch, seed)
+
+    def _compile(self, function: TrainStep, state, accumulated, batch, seed):
+        def train_step(state, accumulated, data, batch, seed):
+            return _step(self.experiment, function, state, accumulated, data, batch, seed)
+
+        started = time.perf_counter()
+        out = jax.eval_shape(train_step, state, accumulated, self.data, batch, seed)
+        self._metric_names = out[1].sums.keys()
+        jitted = jax.jit(train_step, donate_argnums=(0, 1), out_shardings=parallel.replicated())
+        compiled = jitted.lower(state, self._with_zeros(accumulated), self.data, batch, seed).compile()
+        self.compile_seconds += time.perf_counter() - started
+        memory = compiled.memory_analysis()
+        self.temporary_bytes = getattr(memory, "temp_size_in_bytes", 0)
+        return compiled
+
+    def _with_zeros(self, accumulated: Accumulated) -> Accumulated:
+        """Sums of 0 for the names that have none yet; a program takes and gives the same names."""
+        zero = parallel.place(np.float32(0), parallel.replicated())
+        sums = {name: accumulated.sums.get(name, (zero.copy(), zero.copy())) for name in self._metric_names}
+        return accumulated._replace(sums=sums)
+
+
+def _step(experiment: Experiment, function: TrainStep, state, accumulated, data, batch, seed):
+    """The pure program: everything from the step counter to the added metrics."""
+    if experiment.batch is not None:
+        batch = experiment.batch(data, state.step, rng.stream(seed, "batch", state.step))
+    if not experiment.host_step:
+        parallel.check_batch(batch, experiment.batch_field)
+        batch = parallel.constrain_batch(batch)
+    done = state.step
+    state, metrics = function(state, data, batch, rng.stream(seed, "step", done))
+    return state.replace(step=done + 1), accumulate(accumulated, metrics, done + 1)
+
+
+class _HostBatches:
+    """Makes and places the next batch in a thread while the device computes."""
+
+    def __init__(self, experiment: Experiment, seed: int):
+        self._make, self._field, self._seed = experiment.host_batch, experiment.batch_field, seed
+        self._pool = ThreadPoolExecutor(1, "host-batch")
+        self._ahead: dict[int, Future] = {}
+
+    def get(self, step: int) -> PyTree:
+        future = self._ahead.pop(step, None) or self._pool.submit(self._load, step)
+        self._ahead = {step + 1: self._pool.submit(self._load, step + 1)}
+        return future.result()
+
+    def _load(self, step: int) -> PyTree:
+        batch = self._make(self._seed, step)
+        parallel.check_batch(batch, self._field)
+        return parallel.place(batch, parallel.batched())
+
+
+def host_sums(accumulated: Accumulated) -> dict[str, list[float]]:
+    """The sums as plain numbers, exact in JSON; waits for the device."""
+    sums = jax.device_get(accumulated.sums)
+    return {name: [float(total), float(count)] for name, (total, count) in sums.items()}
+
+
+def check_metric_names(sums: dict[str, Any], name: str) -> None:
+    """Raise UserError if `name` (a config's choice) is no metric of the run."""
+    if name not in sums:
+        raise UserError(f"config.best_metric is {name!r}, but the run reports {', '.join(sorted(sums))}.")

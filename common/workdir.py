@@ -1,0 +1,136 @@
+"""The folder of one run: config.json, environment.json, metrics.jsonl, checkpoints/, figures/, DONE."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common.errors import UserError
+
+EVALUATION_PREFIX = "eval_"  # fields that may differ from the run's when it is evaluated again
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "matplotlib")
+
+
+def default_path(config: ConfigDict) -> Path:
+    """`runs/<name>-seed<seed>-<hash of the config>`: the same command resumes, another config goes elsewhere."""
+    fields = {name: value for name, value in json.loads(configs.to_json(config)).items() if not _is_evaluation(name)}
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+    variant = f"-{config.variant}" if config.get("variant") else ""
+    return Path("runs") / f"{config.name}{variant}-seed{config.seed}-{digest}"
+
+
+def open_for_training(path: Path, config: ConfigDict) -> None:
+    """Make the folder, or check that it belongs to this very config. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        stored = _stored_config(path)
+        if stored is None:
+            others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+            if others:
+                raise UserError(
+                    f"The folder {path} holds {others[0]!r} but no config.json, so it is no run of this project; "
+                    "choose another --workdir."
+                )
+            _write(path / "config.json", configs.to_json(config))
+        else:
+            _check_same(path, stored, config)
+        _record_environment(path / "environment.json")
+    except OSError as error:
+        raise UserError(f"The work directory {path} cannot be used ({error.strerror}); choose another --workdir.") from error
+
+
+def open_for_evaluation(path: Path, config: ConfigDict) -> None:
+    """Check that the folder holds a run of this config (fields `eval_*` may differ). Raises UserError."""
+    try:
+        stored = _stored_config(path)
+    except OSError as error:
+        raise UserError(f"The work directory {path} cannot be read ({error.strerror}); check --workdir.") from error
+    if stored is None:
+        raise UserError(f"There is no run in {path}; train first with the same command and --mode=train.")
+    _check_same(path, stored, config)
+
+
+def is_done(path: Path) -> bool:
+    return (path / "DONE").exists()
+
+
+def write_results(path: Path, name: str, results: dict[str, float]) -> Path:
+    """Write `results` to `<name>.json`, or `<name>-2.json` and so on where that exists with other content."""
+    text = json.dumps(results, indent=2, sort_keys=True) + "\n"
+    file, number = path / f"{name}.json", 1
+    while file.exists() and file.read_text() != text:
+        number += 1
+        file = path / f"{name}-{number}.json"
+    _write(file, text)
+    return file
+
+
+def mark_done(path: Path) -> None:
+    _write(path / "DONE", "")
+
+
+def _is_evaluation(name: str) -> bool:
+    return name.startswith(EVALUATION_PREFIX)
+
+
+def _stored_config(path: Path) -> ConfigDict | None:
+    file = path / "config.json"
+    if not file.exists():
+        return None
+    try:
+        return configs.from_json(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not readable as JSON ({error}); restore it or choose another --workdir.") from error
+
+
+def _check_same(path: Path, stored: ConfigDict, config: ConfigDict) -> None:
+    ignored = [name for name in {*stored.keys(), *config.keys()} if _is_evaluation(name)]
+    changed = configs.differences(stored, config, ignore=ignored)
+    if changed:
+        raise UserError(
+            f"The run in {path} has another config ({'; '.join(changed[:5])}{'; ...' if len(changed) > 5 else ''}); "
+            "choose another --workdir, or start there from this run with --config.resume_from."
+        )
+
+
+def _record_environment(file: Path) -> None:
+    """Append this session to the list: a run may be resumed elsewhere."""
+    sessions = json.loads(file.read_text()) if file.exists() else []
+    sessions.append(
+        {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: metadata.version(name) for name in _PACKAGES},
+            "devices": [device.device_kind for device in jax.devices()],
+            "processes": jax.process_count(),
+            "cpu_cores": os.cpu_count(),
+            "git": _git_state(),
+        }
+    )
+    _write(file, json.dumps(sessions, indent=2))
+
+
+def _git_state() -> str:
+    """Commit of the checkout, with "-dirty" where files differ; "unknown" outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text)
+    partial.replace(file)

@@ -1,0 +1,46 @@
+"""Accuracy over test episodes, its confidence interval, and the ensemble of the best checkpoints (official protocol).
+
+All functions are numpy in 64 bit: they run once, on logits that have left the device.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import log_softmax, logsumexp
+
+AVERAGES = ("logits", "probabilities")
+
+
+def accuracy_report(logits: Float[np.ndarray, "E NQ N"], labels: Int[np.ndarray, "E NQ"]) -> dict[str, float]:
+    """Mean accuracy in [0, 1] over all predictions of E episodes, and the half-width of its 95 % interval, twice.
+
+    "ci95_per_query" treats all E*NQ predictions as independent (official code: 1.96 sqrt(p (1 - p) / (E NQ)));
+    "ci95_per_episode" treats the episodes as independent (most papers: 1.96 std / sqrt(E), std with ddof 1), and is
+    NaN for a single episode.
+    """
+    correct = np.argmax(logits, axis=-1) == labels
+    accuracy, per_episode = correct.mean(), correct.mean(axis=1)
+    spread = per_episode.std(ddof=1) if len(per_episode) > 1 else np.nan
+    return {
+        "accuracy": float(accuracy),
+        "ci95_per_query": float(1.96 * np.sqrt(accuracy * (1.0 - accuracy) / correct.size)),
+        "ci95_per_episode": float(1.96 * spread / np.sqrt(len(per_episode))),
+    }
+
+
+def ensemble_logits(logits: Float[np.ndarray, "M ..."], average: str = "logits") -> Float[np.ndarray, "..."]:
+    """Logits of the ensemble of M models: the mean of their logits (official), or the logarithm of the mean of their
+    probabilities. Classes are on the last axis. Raises ValueError on any other `average`."""
+    logits = logits.astype(np.float64)
+    if average == "logits":
+        return logits.mean(axis=0)
+    if average == "probabilities":
+        return logsumexp(log_softmax(logits, axis=-1), axis=0) - np.log(len(logits))
+    raise ValueError(f"average is {average!r}, but one of {', '.join(AVERAGES)} is expected.")
+
+
+def select_top(val_accuracy: Sequence[float] | Float[np.ndarray, " epochs"], k: int) -> list[int]:
+    """Positions of the (at most) `k` best validation accuracies, best first; of equals, the later comes first."""
+    ascending = np.argsort(np.asarray(val_accuracy, np.float64), kind="stable")
+    return ascending[::-1][:k].tolist()

@@ -1,0 +1,186 @@
+"""Wires data, network and steps together, from a config."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from common import data as datasets
+from common import evaluation as streaming
+from common import optim, rng
+from common.config import check, check_choice, check_positive
+from common.experiment import Experiment, TrainState
+from fewshot import episodes, report, train
+from fewshot.adaptation import InnerLoop
+from fewshot.convolution import CONVOLUTIONS, choose
+from fewshot.evaluation import AVERAGES
+from fewshot.maml import ADAPTED
+from fewshot.models import Conv4
+
+SPLITS = ("train", "validation", "test")
+
+
+def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
+    """The experiment of a config of this folder; raises UserError on what cannot work."""
+    check_config(config)
+    dataset = datasets.load(
+        config.dataset,
+        task="fewshot",
+        image_size=config.image_size,
+        channels=config.channels,
+        path=config.dataset_path or None,
+        options=config.glyphs.to_dict() if config.dataset == "glyphs" else None,
+    )
+    sizes = {split: np.bincount(dataset.splits[split].labels) for split in SPLITS}
+    for split in SPLITS:
+        names = dataset.splits[split].class_names
+        episodes.check_episode_fits(sizes[split], names, config.ways, config.shots, config.queries, split)
+
+    steps = make_train_steps(config, dataset)
+    evaluating = make_recipe(config, dataset, first_order=True, training=False)
+    streams = {
+        split: streaming.PerExample(functools.partial(train.run_episodes, evaluating, split), count, config.episodes_per_batch)
+        for split, count in (("validation", config.eval_episodes), ("test", config.test_episodes))
+    }
+    model_seed = config.seed if config.model_seed < 0 else config.model_seed
+
+    def init(data, key):
+        key = rng.stream(model_seed, "model")
+        return train.init(next(iter(steps.values())).args[0], data["train"].shape[1:], data, key)
+
+    def evaluate(state, data):
+        return report.validation_metrics(streams["validation"](state, data), config)
+
+    def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
+        return report.finish(state, data, folder, streams["test"], config)
+
+    return Experiment(
+        data=_arrays(config, dataset, sizes),
+        init=init,
+        train_step=steps,
+        evaluate=evaluate,
+        finish=finish,
+        batch_field="tasks_per_step",
+        **_sampler(config, sizes["train"]),
+    )
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raise UserError for values that no field can have, before anything slow is done."""
+    check_positive(config, "num_steps", "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
+    check_positive(config, "eval_episodes", "test_episodes", "episodes_per_batch", "keep_best")
+    check_choice(config, "method", ("maml", "cxgrad"))
+    check_choice(config, "adapted", ADAPTED)
+    check_choice(config, "sampler", ("device", "official"))
+    check_choice(config, "norm", ("batch", "layer"))
+    check_choice(config, "normalize", ("none", "dataset"))
+    check_choice(config, "dtype", ("float32", "bfloat16"))
+    check_choice(config, "batch_norm", ("batch", "support_stats"))
+    check_choice(config, "context", ("learned", "off"))
+    check_choice(config, "scaling", ("learned", "fixed_one"))
+    check_choice(config, "ensemble", AVERAGES)
+    check_choice(config, "convolution", ("auto", *CONVOLUTIONS))
+    check_choice(config, "task_loop", ("auto", "vmap", "unroll"))
+    check_choice(config, "inner_loop", ("auto", "scan", "unroll"))
+    no_layers_left = config.method == "cxgrad" and config.adapted == "head"
+    check(config, "adapted", not no_layers_left, "CxGrad scales convolution layers, so they must adapt: 'all' or 'backbone'")
+    smallest = 16 if config.pooling else 1
+    check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
+
+
+def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: bool, training: bool) -> train.Recipe:
+    """The fixed part of a step; evaluation takes the forms that compile fast and never takes outer gradients."""
+    plan = choose(jax.default_backend(), config.num_steps if training else 0)
+    convolution = plan.convolution if config.convolution == "auto" else config.convolution
+    scan = plan.scan if config.inner_loop == "auto" else config.inner_loop == "scan"
+    unroll_tasks = plan.task_loop == "unroll" if config.task_loop == "auto" else config.task_loop == "unroll"
+    normalized = config.normalize == "dataset"
+    return train.Recipe(
+        network=Conv4(
+            num_classes=config.ways,
+            filters=config.filters,
+            norm=config.norm,
+            norm_steps=config.inner_steps if config.per_step_norm else 0,
+            pooling=config.pooling,
+            dtype=jnp.dtype(config.dtype),
+            conv=CONVOLUTIONS[convolution],
+        ),
+        inner=InnerLoop(
+            method=config.method,
+            num_steps=config.inner_steps,
+            learning_rate=config.inner_learning_rate,
+            adapted=config.adapted,
+            first_order=first_order,
+            context=config.context,
+            scaling=config.scaling,
+            context_size=config.context_size,
+            context_rate=config.context_learning_rate,
+            batch_norm=config.batch_norm,
+            scan=scan,
+            remat=config.remat and training,
+        ),
+        optimizer=optim.make_optimizer(config.optimizer),
+        shots=config.shots,
+        mean=dataset.mean if normalized else None,
+        std=dataset.std if normalized else None,
+        learned_rates=config.learned_inner_rates,
+        msl_epochs=config.multi_step_loss_epochs,
+        steps_per_epoch=config.steps_per_epoch,
+        unroll_tasks=unroll_tasks,
+    )
+
+
+def make_train_steps(config: ConfigDict, dataset: datasets.Dataset) -> dict[int, functools.partial]:
+    """{first step: train step}: one, or two where first-order warm-up is on."""
+    warm_up = config.first_order_steps if config.second_order else config.num_steps
+    starts = {0: warm_up > 0} if warm_up in (0, config.num_steps) else {0: True, warm_up: False}
+    return {
+        start: functools.partial(train.train_step, make_recipe(config, dataset, first_order=first_order, training=True))
+        for start, first_order in starts.items()
+    }
+
+
+def _arrays(config: ConfigDict, dataset: datasets.Dataset, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Images of the three splits, the training classes' places, and the episodes of validation and test.
+
+    Those are the same whatever the seed of the run, as in the official code, so that runs can be compared.
+    """
+    base = episodes.official_base_seed(0)
+    shape = (config.ways, config.shots, config.queries)
+    arrays = {split: dataset.splits[split].images for split in SPLITS}
+    arrays["class_sizes"] = sizes["train"].astype(np.int32)
+    arrays["class_offsets"] = (np.cumsum(sizes["train"]) - sizes["train"]).astype(np.int32)
+    for split, count in (("validation", config.eval_episodes), ("test", config.test_episodes)):
+        arrays[f"{split}_episodes"] = episodes.official_episodes(base, 0, count, sizes[split], *shape)
+    return arrays
+
+
+def _sampler(config: ConfigDict, train_sizes: np.ndarray) -> dict[str, Any]:
+    shape = (config.ways, config.shots, config.queries)
+    if config.sampler == "official":
+
+        def host_batch(seed: int, step: int) -> np.ndarray:
+            first = step * config.tasks_per_step
+            base = episodes.official_base_seed(seed)
+            return episodes.official_episodes(base, first, config.tasks_per_step, train_sizes, *shape)
+
+        return {"host_batch": host_batch}
+
+    def batch(data, step, key):
+        return episodes.sample_episodes(
+            key,
+            data["class_offsets"],
+            data["class_sizes"],
+            num_tasks=config.tasks_per_step,
+            ways=config.ways,
+            shots=config.shots,
+            queries=config.queries,
+            max_class_size=int(train_sizes.max()),
+        )
+
+    return {"batch": batch}

@@ -1,0 +1,93 @@
+"""What a run reports: validation numbers on the way; at the end the test accuracy of the ensemble of the best
+checkpoints and of the single best one, and the figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from common import parallel, plots, writers
+from common.checkpoint import Checkpoints
+from common.evaluation import PerExample
+from common.experiment import TrainState
+from fewshot.evaluation import accuracy_report, ensemble_logits
+from fewshot.train import EpisodeOutput, episode_labels
+
+
+def validation_metrics(output: EpisodeOutput, config: ConfigDict) -> dict[str, float]:
+    """Accuracy with its per-episode interval, and the query loss."""
+    scores = _scores(output.logits, config)
+    return {
+        "accuracy": scores["accuracy"],
+        "accuracy_ci95": scores["ci95_per_episode"],
+        "loss": float(np.mean(output.query_loss, dtype=np.float64)),
+    }
+
+
+def finish(state: TrainState, data: Any, folder: Path, test: PerExample, config: ConfigDict) -> dict[str, float]:
+    """Test the `keep_best` best checkpoints by validation accuracy (official protocol), draw the figures."""
+    checkpoints = Checkpoints(folder / "checkpoints", config.keep_best)
+    try:
+        steps = checkpoints.best_steps(config.keep_best)
+        outputs = [test(checkpoints.restore(step, state)[0], data) for step in steps]
+    finally:
+        checkpoints.close()
+    logits = np.stack([output.logits for output in outputs])
+    results = {
+        **_named("test_ensemble", _scores(ensemble_logits(logits, config.ensemble), config)),
+        **_named("test_best_single", _scores(logits[0], config)),
+        "ensemble_size": float(len(steps)),
+        "best_step": float(steps[0]),
+    }
+    if parallel.is_main():
+        _figures(folder, outputs[0].gradient_norm, config)
+    return results
+
+
+def _scores(logits: np.ndarray, config: ConfigDict) -> dict[str, float]:
+    return accuracy_report(logits, episode_labels(len(logits), config.ways, config.queries))
+
+
+def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in scores.items()}
+
+
+def _figures(folder: Path, gradient_norm: dict[str, np.ndarray], config: ConfigDict) -> None:
+    figures = folder / "figures"
+    lines = writers.read(folder / "metrics.jsonl")
+    plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
+    gradient_norms(gradient_norm, figures / "gradient_norms.png", config)
+    if config.method == "cxgrad":
+        scale_factors(lines, figures / "scale_factors.png")
+
+
+def gradient_norms(norms: dict[str, np.ndarray], path: Path, config: ConfigDict) -> None:
+    """‖∇_θ L_support‖ of every adapted tensor at every inner step, averaged over episodes; figure and JSON beside it.
+
+    `norms`: {tensor: [episodes, steps]}.
+    """
+    means = {name: values.mean(axis=0) for name, values in norms.items()}
+    figure, axes = plots.figure()
+    steps = np.arange(config.inner_steps)
+    plots.lines(axes, steps, means, "inner step", "gradient norm (mean over test episodes)")
+    axes.set_yscale("log")
+    axes.set_title(f"Inner-loop gradients, {config.name} on {config.dataset}")
+    plots.save(figure, path)
+    path.with_suffix(".json").write_text(json.dumps({name: list(map(float, mean)) for name, mean in means.items()}, indent=2))
+
+
+def scale_factors(lines: list[dict[str, Any]], path: Path) -> None:
+    """γ of each layer and the norm of the context over training, from the lines of metrics.jsonl."""
+    train = [line for line in lines if line["kind"] == "train"]
+    steps = [line["step"] for line in train]
+    factors = sorted(name for name in train[0] if name.startswith("gamma_") and name[6:].isdigit())
+    figure, axes = plots.figure()
+    plots.lines(axes, steps, {name: [line[name] for line in train] for name in factors}, "outer step", "scale factor γ")
+    plots.save(figure, path)
+    figure, axes = plots.figure()
+    plots.lines(axes, steps, {"context norm": [line["context_norm"] for line in train]}, "outer step", "‖c‖ after adaptation")
+    axes.set_yscale("log")
+    plots.save(figure, path.with_name("context_norm.png"))
