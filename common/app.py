@@ -18,8 +18,12 @@ from common.experiment import Phase
 
 Mode = Callable[[ConfigDict, Path], None]
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, help_string="Config file, with :variant if wanted.")
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default: runs/<name>-seed<seed>-<hash of the config>.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", lock_config=True, help_string="Config file, with :variant if wanted."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the run; default: runs/<name>-seed<seed>-<hash of the config>."
+)
 _MODE = flags.DEFINE_string("mode", "train", "train (resumes by itself) or eval (a run that was trained before).")
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the other processes of a TPU pod or cluster.")
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0, where --multihost cannot find it.")
@@ -42,7 +46,9 @@ def _main(build, phases_of, modes: Mapping[str, Mode]) -> int:
         _start_jax()
         config = _CONFIG.value
         if _MODE.value not in {"train", "eval", *modes}:
-            raise UserError(f"--mode is {_MODE.value!r}, but one of {', '.join(['train', 'eval', *modes])} is expected.")
+            raise UserError(
+                f"--mode is {_MODE.value!r}, but one of {', '.join(['train', 'eval', *modes])} is expected."
+            )
         folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default_path(config)
         if _MODE.value in modes:
             modes[_MODE.value](config, folder)
@@ -59,6 +65,7 @@ def _main(build, phases_of, modes: Mapping[str, Mode]) -> int:
 
 def _train(stages: Sequence[Phase], config: ConfigDict, folder: Path) -> int:
     if workdir.is_done(folder):
+        workdir.check_config(folder, config)
         print(f"The run in {folder} is finished already; use --mode=eval to evaluate it, or another --workdir.")
         last = folder / stages[-1].name / "results.json"
         _show(f"Results of {folder}", json.loads(last.read_text()) if last.exists() else {})

@@ -1,10 +1,11 @@
 """Checkpoints: the latest and the best k, written in the background by Orbax, checked when read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -13,6 +14,7 @@ from common import parallel
 from common.errors import UserError
 
 PyTree = Any
+T = TypeVar("T")
 
 # What Orbax, TensorStore and JSON raise on damaged files; there is no common base class.
 _DAMAGE = (ValueError, OSError, KeyError, RuntimeError, TypeError)
@@ -22,11 +24,12 @@ class Checkpoints:
     """The checkpoints of one work directory; step = number of steps done.
 
     Each holds the state tree and a small JSON record `meta`. The two latest and the `keep_best` best by the metric
-    "best" are kept (of equals, the later).
+    "best" are kept (of equals, the later). With `read_only` nothing in the folder is changed: it may belong to
+    another run, even one that is still training.
     """
 
-    def __init__(self, folder: Path, keep_best: int = 0):
-        self.folder = folder
+    def __init__(self, folder: Path, keep_best: int = 0, read_only: bool = False):
+        self.folder, self._read_only = folder, read_only
         policies = [
             preservation_policy.LatestN(2),
             preservation_policy.BestN(get_metric_fn=_best, n=keep_best, keep_checkpoints_without_metrics=False),
@@ -34,14 +37,16 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             best_fn=_best,  # without it Orbax does not store the metric
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
         self.manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
 
     def save(self, step: int, tree: PyTree, meta: Mapping[str, Any], best: float | None = None) -> None:
         """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better."""
         # A copy, because the loop donates its state to the next step while Orbax is still reading it.
-        tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, tree)
+        tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf, tree)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({**meta, "leaves": _describe(tree)})
         )
@@ -63,8 +68,78 @@ class Checkpoints:
 
         Raises UserError if the leaves differ from `like` (Orbax would convert types in silence).
         """
-        meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        saved, wanted = meta.pop("leaves"), _describe(like)
+        meta = self._meta(step)
+        self._check_fits(step, meta.pop("leaves"), _describe(like))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
+        return self.manager.restore(step, args=args)["state"], meta
+
+    def restore_as_saved(self, step: int) -> PyTree:
+        """The state tree of `step` as nested dicts, replicated, without knowing its structure beforehand.
+
+        Raises UserError if it is damaged.
+        """
+        try:
+            return self._as_saved(step)
+        except _DAMAGE as error:
+            raise UserError(
+                f"The checkpoint {self.folder / str(step)} cannot be read ({type(error).__name__}); copy a good one "
+                f"there, or remove {self.folder.parent / 'DONE'} to train on from the checkpoint before it."
+            ) from error
+
+    def _as_saved(self, step: int) -> PyTree:
+        metadata = self.manager.item_metadata(step)["state"]
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(metadata)))
+        return self.manager.restore(step, args=args)["state"]
+
+    def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
+        """The latest readable checkpoint as (step, tree, meta), or None if there never was one.
+
+        A damaged one is moved to `damaged/` with a warning, and the one before it is taken. Raises UserError if all
+        are damaged.
+        """
+        found = self._latest_readable(lambda step: self.restore(step, like))
+        return None if found is None else (found[0], *found[1])
+
+    def restore_latest_params(self, like: PyTree) -> PyTree | None:
+        """`params` of the latest readable checkpoint, whatever optimiser it was trained with; `like`: a whole state."""
+
+        def restore(step: int) -> PyTree:
+            leaves = [
+                {path: leaf for path, leaf in described.items() if path.startswith(".params")}
+                for described in (self._meta(step)["leaves"], _describe(like))
+            ]
+            self._check_fits(step, *leaves)
+            # Parameters are nested dicts, so the order of their leaves does not depend on how they were read.
+            return jax.tree.unflatten(jax.tree.structure(like.params), jax.tree.leaves(self._as_saved(step)["params"]))
+
+        found = self._latest_readable(restore)
+        return None if found is None else found[1]
+
+    def _latest_readable(self, read: Callable[[int], T]) -> tuple[int, T] | None:
+        for step in reversed(self.steps()):
+            try:
+                return step, read(step)
+            except UserError:
+                raise
+            except _DAMAGE as error:
+                logging.warning(
+                    "The checkpoint %s cannot be read (%s: %s); it is put into %s and the one before it is used.",
+                    self.folder / str(step), type(error).__name__, str(error)[:200], self.folder / "damaged",
+                )  # fmt: skip
+                if not self._read_only:
+                    self._set_aside(step)
+        # Counted on disk: a second attempt must not take a run whose checkpoints were all set aside for a new one.
+        if self.steps() or any((self.folder / "damaged").glob("*")):
+            raise UserError(
+                f"None of the checkpoints in {self.folder} can be read (see its folder 'damaged'); "
+                "copy a good one back, or start anew with another --workdir."
+            )
+        return None
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+
+    def _check_fits(self, step: int, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
         for path in sorted(saved.keys() | wanted.keys()):
             if saved.get(path) != wanted.get(path):
                 raise UserError(
@@ -72,41 +147,6 @@ class Checkpoints:
                     f"{saved.get(path, 'absent')} there and {wanted.get(path, 'absent')} here; use the config it was "
                     "made with, or another --workdir."
                 )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
-        return self.manager.restore(step, args=args)["state"], meta
-
-    def restore_as_saved(self, step: int) -> PyTree:
-        """The state tree of `step` as nested dicts, replicated, without knowing its structure beforehand."""
-        metadata = self.manager.item_metadata(step)["state"]
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(metadata)))
-        return self.manager.restore(step, args=args)["state"]
-
-    def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
-        """The latest readable checkpoint as (step, tree, meta), or None if there is none.
-
-        A damaged one is moved to `damaged/` with a warning, and the one before it is taken. Raises UserError if all
-        are damaged.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                tree, meta = self.restore(step, like)
-            except UserError:
-                raise
-            except _DAMAGE as error:
-                logging.warning(
-                    "The checkpoint %s cannot be read (%s); it is moved to %s and the one before it is used.",
-                    self.folder / str(step), type(error).__name__, self.folder / "damaged",
-                )  # fmt: skip
-                self._set_aside(step)
-                continue
-            return step, tree, meta
-        if steps:
-            raise UserError(
-                f"None of the checkpoints in {self.folder} can be read (they are now in its folder 'damaged'); "
-                "copy a good one back, or start anew with another --workdir."
-            )
-        return None
 
     def _set_aside(self, step: int) -> None:
         if parallel.is_main():

@@ -1,4 +1,4 @@
-"""Exact evaluation over a whole set in batches of one size: the last one is padded, and the padding is cut off again."""
+"""Exact evaluation over a whole set in batches of one size: the last is padded, and the padding is cut off again."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,9 @@ class PerExample:
 class Mean:
     """Means of per-example values over the whole set: {name: mean} from `function` returning {name: values [b]}."""
 
-    def __init__(self, function: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]], count: int, batch_size: int):
+    def __init__(
+        self, function: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]], count: int, batch_size: int
+    ):
         self._values = PerExample(function, count, batch_size)
 
     def __call__(self, state: PyTree, data: PyTree) -> dict[str, float]:

@@ -15,8 +15,7 @@ from common.metrics import Sums
 PyTree = Any
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that training changes, in fixed shapes. Two optimisers are a dict in `opt_state`."""
 
     step: Int[Array, ""]  # steps done; the loop counts it

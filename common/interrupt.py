@@ -11,7 +11,7 @@ from contextlib import contextmanager
 GRACE_SECONDS = 8.0  # clusters commonly kill 10 to 30 s after SIGTERM
 
 
-class Interrupted(Exception):  # noqa: N818  (it is a request, not an error)
+class Interrupted(Exception):
     """Raised inside `interruptible` code when the process is asked to stop."""
 
 
@@ -36,7 +36,9 @@ class StopRequest:
             outlet.setblocking(False)
             self._outlet = outlet
             self._wakeup = signal.set_wakeup_fd(outlet.fileno(), warn_on_full_buffer=False)
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._handlers = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+            }
             threading.Thread(target=self._watch, daemon=True).start()
         return self
 

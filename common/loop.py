@@ -9,6 +9,7 @@ evaluated and saved, and a resumed run computes and writes what the run without 
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +65,9 @@ def fit(experiment: Experiment, config: ConfigDict, folder: Path) -> Outcome:
 def abstract_state(experiment: Experiment, data: PyTree, seed: int) -> TrainState:
     """Shapes, types and (replicated) placement of the state; nothing is computed."""
     shapes = jax.eval_shape(experiment.init, data, rng.stream(seed, "init"))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated()), shapes)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.replicated()), shapes
+    )
 
 
 def find_start(experiment: Experiment, data: PyTree, config: ConfigDict, checkpoints: Checkpoints) -> Start:
@@ -74,23 +77,26 @@ def find_start(experiment: Experiment, data: PyTree, config: ConfigDict, checkpo
     if own is not None:
         return Start(*own)
     if config.resume_from:
-        step, state, record = _restore_other(config.resume_from, "resume_from", like)
+        step, state, record = _read_other(config.resume_from, "resume_from", lambda other: other.restore_latest(like))
         return Start(step, state, {**record, "metrics_bytes": 0, "evaluation_due": False})
     init = jax.jit(experiment.init, out_shardings=parallel.replicated())
     state = init(data, rng.stream(config.seed, "init"))
     if config.init_from:
-        _, other, _ = _restore_other(config.init_from, "init_from", like)
-        state = state.replace(params=other.params)
+        params = _read_other(config.init_from, "init_from", lambda other: other.restore_latest_params(like))
+        state = state.replace(params=params)
     return Start(0, state, {"metrics_bytes": 0, "sums": {}, "evaluation_due": False})
 
 
-def _restore_other(path: str, field: str, like: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
+def _read_other(path: str, field: str, read: Callable[[Checkpoints], Any]) -> Any:
+    """What `read` finds among another run's checkpoints, which stay as they are."""
     folder = Path(path) / "checkpoints"
     if not folder.is_dir():
-        raise UserError(f"config.{field} is {path!r}, but there is no folder {folder}; give the work directory of a run.")
-    checkpoints = Checkpoints(folder)
+        raise UserError(
+            f"config.{field} is {path!r}, but there is no folder {folder}; give the work directory of a run."
+        )
+    checkpoints = Checkpoints(folder, read_only=True)
     try:
-        found = checkpoints.restore_latest(like)
+        found = read(checkpoints)
     finally:
         checkpoints.close()
     if found is None:
@@ -109,14 +115,13 @@ class _Run:
         self.console: writers.Console = console
         self.stepper = Stepper(experiment, data, config.seed)
         self.writers: list[writers.Writer] = []
-        self.saved_step = -1
+        self.saved_step = max(checkpoints.steps(), default=-1)
 
     def go(self, start: Start) -> Outcome:
         self._open_writers(start)
         step, state = start.step, start.state
         accumulated = restore_accumulated(start.record["sums"])
         if step:
-            self.saved_step = step
             self.console.print(f"{self.folder.name}: resumed at step {step} of {self.config.num_steps}.")
         try:
             if start.record["evaluation_due"]:
@@ -128,8 +133,10 @@ class _Run:
                 ended = step == self.config.num_steps or self._is_done(state)
                 stopping = self._stop_agreed(step)
                 accumulated = self._after_step(step, state, accumulated, ended, stopping)
-                if stopping:
+                if self.stop.agreed and self.saved_step == step:
                     return self._stopped(state)
+            if self.saved_step != step:  # there was nothing to train: no steps, or `resume_from` a finished run
+                self._evaluate_and_save(step, state, accumulated)
             return self._finish(step, state)
         except Interrupted:
             return self._stopped(state)
@@ -173,7 +180,9 @@ class _Run:
         def due(every: int) -> bool:
             return ended or (every > 0 and step % every == 0)
 
-        if not (due(config.log_every_steps) or due(config.eval_every_steps) or due(config.save_every_steps) or stopping):
+        if not (
+            due(config.log_every_steps) or due(config.eval_every_steps) or due(config.save_every_steps) or stopping
+        ):
             return accumulated
         sums = self._checked_sums(step, state, accumulated)
         if due(config.log_every_steps):
@@ -198,7 +207,9 @@ class _Run:
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
         leaves = jax.tree_util.tree_leaves_with_path(state.params)
-        leaf = next((jax.tree_util.keystr(path) for path, value in leaves if not np.isfinite(np.asarray(value)).all()), "")
+        leaf = next(
+            (jax.tree_util.keystr(path) for path, value in leaves if not np.isfinite(np.asarray(value)).all()), ""
+        )
         raise NonFiniteError(
             f"{', '.join(names)} became non-finite at step {step}"
             + (f" (so did the parameter {leaf})" if leaf else "")
@@ -224,7 +235,8 @@ class _Run:
         if config.keep_best:
             if config.best_metric not in values:
                 raise UserError(
-                    f"config.best_metric is {config.best_metric!r}, but the evaluation reports {', '.join(sorted(values))}."
+                    f"config.best_metric is {config.best_metric!r}, but the evaluation reports "
+                    f"{', '.join(sorted(values))}."
                 )
             best = values[config.best_metric] * (1 if config.best_is_largest else -1)
         if save or best is not None:
@@ -237,6 +249,9 @@ class _Run:
             writer.flush()
             if isinstance(writer, writers.JsonlWriter):
                 size = writer.size()
+        leaf = _first_bad_leaf(state.params)
+        if leaf:
+            self._fail(step, [], state)
         record = {"sums": host_sums(accumulated), "metrics_bytes": size, "evaluation_due": evaluation_due}
         self.checkpoints.save(step, state, record, best)
         self.saved_step = step
@@ -290,7 +305,9 @@ class _Run:
             self.console.log(step, kind, values)
 
 
-def finish(experiment: Experiment, state: TrainState, data: PyTree, folder: Path, stop: StopRequest) -> dict[str, float]:
+def finish(
+    experiment: Experiment, state: TrainState, data: PyTree, folder: Path, stop: StopRequest
+) -> dict[str, float]:
     """The experiment's own ending: figures, exports and final numbers."""
     if experiment.finish is None:
         return {}

@@ -14,7 +14,9 @@ from common.interrupt import StopRequest
 Build = Callable[[ConfigDict, Mapping[str, TrainState]], Experiment]
 
 
-def plan(config: ConfigDict, build: Build | None, phases: Callable[[ConfigDict], Sequence[Phase]] | None) -> list[Phase]:
+def plan(
+    config: ConfigDict, build: Build | None, phases: Callable[[ConfigDict], Sequence[Phase]] | None
+) -> list[Phase]:
     """The phases of a run; a method without phases has one, without a name, whose folder is the run's own."""
     if phases is not None:
         return list(phases(config))
@@ -58,12 +60,12 @@ def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str
 
 def evaluate(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, float]:
     """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
-    workdir.open_for_evaluation(folder, config)
+    workdir.check_config(folder, config)
     finished = {phase.name: read_state(folder / phase.name) for phase in phases[:-1]}
     own, place = phase_config(config, phases[-1]), folder / phases[-1].name
     experiment = phases[-1].build(own, finished)
     data = parallel.place_data(experiment.data)
-    checkpoints = Checkpoints(place / "checkpoints", own.keep_best)
+    checkpoints = Checkpoints(place / "checkpoints", own.keep_best, read_only=True)
     try:
         found = checkpoints.restore_latest(loop.abstract_state(experiment, data, own.seed))
     finally:
@@ -78,7 +80,7 @@ def evaluate(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[
 
 def read_state(folder: Path) -> TrainState:
     """The latest state in a phase's folder, as nested dicts of replicated arrays."""
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         steps = checkpoints.steps()
         if not steps:
@@ -87,4 +89,3 @@ def read_state(folder: Path) -> TrainState:
     finally:
         checkpoints.close()
     return TrainState(**{name: tree.get(name, {}) for name in ("step", "params", "opt_state", "model_state")})
-

@@ -1,6 +1,7 @@
 """The train step as one compiled program: draw the batch, split it over the devices, step, add up the metrics."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ def accumulate(accumulated: Accumulated, metrics: dict[str, tuple[Any, Any]], st
 
 def restore_accumulated(sums: dict[str, list[float]]) -> Accumulated:
     """Sums as a checkpoint's record holds them, {} at the start of a run."""
-    placed = {name: (np.float32(total), np.float32(count)) for name, (total, count) in sums.items()}
-    return parallel.place(Accumulated(placed, np.int32(_NEVER)), parallel.replicated())
+    placed: Any = {name: (np.float32(total), np.float32(count)) for name, (total, count) in sums.items()}
+    return parallel.place(Accumulated(placed, jnp.int32(_NEVER)), parallel.replicated())
 
 
 def first_bad_step(accumulated: Accumulated) -> int | None:
@@ -56,7 +57,9 @@ class Stepper:
         self.compile_seconds = 0.0
         self.temporary_bytes = 0
         self._programs: dict[int, Any] = {}
-        self._loader = _HostBatches(experiment, seed) if experiment.host_batch else None
+        self._loader = None
+        if experiment.host_batch is not None:
+            self._loader = _HostBatches(experiment.host_batch, experiment.batch_field, seed)
 
     def __call__(self, state: TrainState, accumulated: Accumulated, step: int) -> tuple[TrainState, Accumulated]:
         """One step; `state` and `accumulated` are donated unless the step is a host step."""
@@ -108,8 +111,8 @@ def _step(experiment: Experiment, function: TrainStep, state, accumulated, data,
 class _HostBatches:
     """Makes and places the next batch in a thread while the device computes."""
 
-    def __init__(self, experiment: Experiment, seed: int):
-        self._make, self._field, self._seed = experiment.host_batch, experiment.batch_field, seed
+    def __init__(self, make: Callable[[int, int], PyTree], field: str, seed: int):
+        self._make, self._field, self._seed = make, field, seed
         self._pool = ThreadPoolExecutor(1, "host-batch")
         self._ahead: dict[int, Future] = {}
 

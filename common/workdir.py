@@ -15,6 +15,7 @@ from common import config as configs
 from common.errors import UserError
 
 EVALUATION_PREFIX = "eval_"  # fields that may differ from the run's when it is evaluated again
+_PARTIAL = ".partial"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "matplotlib")
 
 
@@ -32,7 +33,7 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
         path.mkdir(parents=True, exist_ok=True)
         stored = _stored_config(path)
         if stored is None:
-            others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+            others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.suffix != _PARTIAL)
             if others:
                 raise UserError(
                     f"The folder {path} holds {others[0]!r} but no config.json, so it is no run of this project; "
@@ -43,10 +44,12 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
             _check_same(path, stored, config)
         _record_environment(path / "environment.json")
     except OSError as error:
-        raise UserError(f"The work directory {path} cannot be used ({error.strerror}); choose another --workdir.") from error
+        raise UserError(
+            f"The work directory {path} cannot be used ({error.strerror}); choose another --workdir."
+        ) from error
 
 
-def open_for_evaluation(path: Path, config: ConfigDict) -> None:
+def check_config(path: Path, config: ConfigDict) -> None:
     """Check that the folder holds a run of this config (fields `eval_*` may differ). Raises UserError."""
     try:
         stored = _stored_config(path)
@@ -131,6 +134,6 @@ def _git_state() -> str:
 
 def _write(file: Path, text: str) -> None:
     """Whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(file.name + _PARTIAL)
     partial.write_text(text)
     partial.replace(file)

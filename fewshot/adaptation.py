@@ -50,7 +50,7 @@ class Adapted(NamedTuple):
     after_step: Any  # stacked results of the caller's `after_step`
 
 
-Apply = Callable[..., Output]  # apply({"params": ...}, images, step, moments)
+Apply = Callable[..., Any]  # apply({"params": ...}, images, step, moments) -> Output
 
 
 def adapt(

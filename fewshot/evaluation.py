@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp
 
+from common.metrics import ci95_normal, ci95_proportion
+
 AVERAGES = ("logits", "probabilities")
 
 
@@ -20,12 +22,11 @@ def accuracy_report(logits: Float[np.ndarray, "E NQ N"], labels: Int[np.ndarray,
     NaN for a single episode.
     """
     correct = np.argmax(logits, axis=-1) == labels
-    accuracy, per_episode = correct.mean(), correct.mean(axis=1)
-    spread = per_episode.std(ddof=1) if len(per_episode) > 1 else np.nan
+    accuracy = float(correct.mean())
     return {
-        "accuracy": float(accuracy),
-        "ci95_per_query": float(1.96 * np.sqrt(accuracy * (1.0 - accuracy) / correct.size)),
-        "ci95_per_episode": float(1.96 * spread / np.sqrt(len(per_episode))),
+        "accuracy": accuracy,
+        "ci95_per_query": ci95_proportion(accuracy, correct.size),
+        "ci95_per_episode": ci95_normal(correct.mean(axis=1)),
     }
 
 

@@ -34,7 +34,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         image_size=config.image_size,
         channels=config.channels,
         path=config.dataset_path or None,
-        options=config.glyphs.to_dict() if config.dataset == "glyphs" else None,
+        options=_source_options(config),
     )
     sizes = {split: np.bincount(dataset.splits[split].labels) for split in SPLITS}
     for split in SPLITS:
@@ -44,7 +44,9 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     steps = make_train_steps(config, dataset)
     evaluating = make_recipe(config, dataset, first_order=True, training=False)
     streams = {
-        split: streaming.PerExample(functools.partial(train.run_episodes, evaluating, split), count, config.episodes_per_batch)
+        split: streaming.PerExample(
+            functools.partial(train.run_episodes, evaluating, split), count, config.episodes_per_batch
+        )
         for split, count in (("validation", config.eval_episodes), ("test", config.test_episodes))
     }
     model_seed = config.seed if config.model_seed < 0 else config.model_seed
@@ -70,6 +72,14 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     )
 
 
+def _source_options(config: ConfigDict) -> dict[str, Any]:
+    if config.dataset == "glyphs":
+        return config.glyphs.to_dict()
+    if config.dataset == "folder":
+        return {"min_images_per_class": config.shots + config.queries, "min_classes_per_split": config.ways}
+    return {}
+
+
 def check_config(config: ConfigDict) -> None:
     """Raise UserError for values that no field can have, before anything slow is done."""
     check_positive(config, "num_steps", "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
@@ -88,7 +98,12 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "task_loop", ("auto", "vmap", "unroll"))
     check_choice(config, "inner_loop", ("auto", "scan", "unroll"))
     no_layers_left = config.method == "cxgrad" and config.adapted == "head"
-    check(config, "adapted", not no_layers_left, "CxGrad scales convolution layers, so they must adapt: 'all' or 'backbone'")
+    check(
+        config,
+        "adapted",
+        not no_layers_left,
+        "CxGrad scales convolution layers, so they must adapt: 'all' or 'backbone'",
+    )
     smallest = 16 if config.pooling else 1
     check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
 

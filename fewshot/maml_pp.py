@@ -67,12 +67,15 @@ def update_over_tasks(running: Running, trace: dict[str, Any]) -> Running:
     num_steps = trace["support_loss"].shape[1]
     first_query = num_steps - trace["query_loss"].shape[1]  # without multi-step loss only the last step has one
 
+    def row(moments, index):
+        return jax.tree.map(lambda leaf: leaf[index], moments)
+
     def one_task(running, moments):
         support, query = moments
         for step in range(num_steps):
-            running = update_running(running, jax.tree.map(lambda leaf: leaf[step], support), step)
+            running = update_running(running, row(support, step), step)
             if step >= first_query:
-                running = update_running(running, jax.tree.map(lambda leaf: leaf[step - first_query], query), step)
+                running = update_running(running, row(query, step - first_query), step)
         return running, None
 
     return jax.lax.scan(one_task, running, (trace["moments"], trace["query_moments"]))[0]

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -19,7 +18,7 @@ from fewshot.train import EpisodeOutput, episode_labels
 
 def validation_metrics(output: EpisodeOutput, config: ConfigDict) -> dict[str, float]:
     """Accuracy with its per-episode interval, and the query loss."""
-    scores = _scores(output.logits, config)
+    scores = _scores(np.asarray(output.logits), config)
     return {
         "accuracy": scores["accuracy"],
         "accuracy_ci95": scores["ci95_per_episode"],
@@ -37,7 +36,7 @@ def finish(state: TrainState, data: Any, folder: Path, test: PerExample, config:
         checkpoints.close()
     logits = np.stack([output.logits for output in outputs])
     results = {
-        **_named("test_ensemble", _scores(ensemble_logits(logits, config.ensemble), config)),
+        **_named("test_ensemble", _scores(np.asarray(ensemble_logits(logits, config.ensemble)), config)),
         **_named("test_best_single", _scores(logits[0], config)),
         "ensemble_size": float(len(steps)),
         "best_step": float(steps[0]),
@@ -76,7 +75,9 @@ def gradient_norms(norms: dict[str, np.ndarray], path: Path, config: ConfigDict)
     axes.set_yscale("log")
     axes.set_title(f"Inner-loop gradients, {config.name} on {config.dataset}")
     plots.save(figure, path)
-    path.with_suffix(".json").write_text(json.dumps({name: list(map(float, mean)) for name, mean in means.items()}, indent=2))
+    path.with_suffix(".json").write_text(
+        json.dumps({name: list(map(float, mean)) for name, mean in means.items()}, indent=2)
+    )
 
 
 def scale_factors(lines: list[dict[str, Any]], path: Path) -> None:
@@ -85,9 +86,11 @@ def scale_factors(lines: list[dict[str, Any]], path: Path) -> None:
     steps = [line["step"] for line in train]
     factors = sorted(name for name in train[0] if name.startswith("gamma_") and name[6:].isdigit())
     figure, axes = plots.figure()
-    plots.lines(axes, steps, {name: [line[name] for line in train] for name in factors}, "outer step", "scale factor γ")
+    plots.lines(axes, steps, {name: [line[name] for line in train] for name in factors}, "outer step", "scale factor")
     plots.save(figure, path)
     figure, axes = plots.figure()
-    plots.lines(axes, steps, {"context norm": [line["context_norm"] for line in train]}, "outer step", "‖c‖ after adaptation")
+    plots.lines(
+        axes, steps, {"context norm": [line["context_norm"] for line in train]}, "outer step", "‖c‖ after adaptation"
+    )
     axes.set_yscale("log")
     plots.save(figure, path.with_name("context_norm.png"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int32, UInt8
+from jaxtyping import Float64, UInt8
 
 from common.errors import UserError
 
@@ -24,8 +24,9 @@ class Split:
       UserError: wrong dtype or shape, no image, or a label outside the classes.
     """
 
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
+    # Checked below with sentences for users, so not annotated with shapes.
+    images: np.ndarray
+    labels: np.ndarray
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:

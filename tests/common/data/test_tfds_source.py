@@ -25,41 +25,35 @@ def prepared(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("tfds")
 
-    def builder(name, size, class_names, splits):
-        def info(self):
-            features = {
-                "image": tfds.features.Image(shape=(size, size, 3)),
-                "label": tfds.features.ClassLabel(names=class_names),
-            }
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+    def prepare(set_name, size, class_names, labels_of_split):
+        class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+            name = set_name
+            VERSION = tfds.core.Version("3.0.0")
 
-        def examples(labels):
-            for label in labels:
-                for index in range(3):
-                    file = io.BytesIO()
-                    Image.new("RGB", (size, size), (label, 50 * index, 0)).save(file, "PNG")
-                    file.seek(0)
-                    yield f"{label}-{index}", {"image": file, "label": label}
+            def _info(self):
+                features = {
+                    "image": tfds.features.Image(shape=(size, size, 3)),
+                    "label": tfds.features.ClassLabel(names=class_names),
+                }
+                return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-        with tfds.core.registered.skip_registering():
-            made = type(
-                name,
-                (tfds.core.GeneratorBasedBuilder,),
-                {
-                    "name": name,
-                    "VERSION": tfds.core.Version("3.0.0"),
-                    "_info": info,
-                    "_split_generators": lambda self, manager: {k: examples(v) for k, v in splits.items()},
-                    "_generate_examples": lambda self: None,
-                    "__module__": __name__,
-                },
-            )
-        return made(data_dir=folder, file_format="array_record")
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(labels) for split, labels in labels_of_split.items()}
+
+            def _generate_examples(self, labels):
+                for label in labels:
+                    for index in range(3):
+                        file = io.BytesIO()
+                        Image.new("RGB", (size, size), (label, 50 * index, 0)).save(file, "PNG")
+                        file.seek(0)
+                        yield f"{label}-{index}", {"image": file, "label": label}
+
+        Toy(data_dir=folder, file_format="array_record").download_and_prepare()
 
     characters = [str(index) for index in range(40)]
-    builder("omniglot", 20, characters, {"train": range(24), "test": range(24, 40)}).download_and_prepare()
+    prepare("omniglot", 20, characters, {"train": range(24), "test": range(24, 40)})
     names = [f"thing{index}" for index in range(10)]
-    builder("cifar10", 32, names, {"train": range(10), "test": range(10)}).download_and_prepare()
+    prepare("cifar10", 32, names, {"train": range(10), "test": range(10)})
     return folder
 
 

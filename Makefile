@@ -1,0 +1,38 @@
+# `make demo` and `make test` need nothing but Python 3.11+ with pip: they make their own virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= fewshot/configs/cxgrad.py
+RUN := $(VENV)/bin/python -m
+
+.PHONY: install demo test slow lint lock speed claims
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[test]'
+	touch $@
+
+demo: install
+	$(RUN) fewshot.main --config=$(CONFIG)
+
+test: install
+	$(RUN) pytest -n 2
+
+slow: install
+	$(RUN) pytest -n 2 -m slow
+
+lint: install
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) pyright
+
+lock: install  # the exact versions of this environment, without any address
+	$(RUN) pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
+
+speed: install
+	$(RUN) pip install --quiet torch
+	$(RUN) benchmarks.fewshot_speed
+
+claims: install
+	$(RUN) benchmarks.claims

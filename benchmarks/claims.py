@@ -1,0 +1,167 @@
+"""Trains every method and its baseline on embedded data with several seeds, and tabulates what comes out.
+
+    python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3]
+
+Writes results/claims.json and results/claims.md, and the same table into README.md. Every cell is an ordinary run
+through the command line; a finished one is not repeated, a broken one is resumed.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import app, flags
+
+from common import writers
+from common.metrics import mean_ci95, paired_difference_ci95
+
+_ONLY = flags.DEFINE_string("only", "", "Run this family alone; the others keep their last results.")
+_QUICK = flags.DEFINE_bool("quick", False, "Smoke size and two seeds: shows that everything runs, proves nothing.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0 .. n-1 for every cell.")
+_RUNS = flags.DEFINE_string("runs", "runs/claims", "Folder of the runs.")
+_OUT = flags.DEFINE_string("out", "results", "Folder of the tables.")
+_README = flags.DEFINE_string("readme", "README.md", "File whose table is renewed; '' for none.")
+
+_BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row: a config with overrides, and which result counts."""
+
+    name: str
+    module: str
+    config: str
+    overrides: Mapping[str, str]
+    metrics: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A method, its baseline (the first cell) and its ablations."""
+
+    setting: str
+    cells: Sequence[Cell]
+
+
+_ACCURACY = ("test_ensemble_accuracy", "test_best_single_accuracy")
+
+
+def _fewshot(name: str, config: str, **overrides: str) -> Cell:
+    return Cell(name, "fewshot.main", f"fewshot/configs/{config}.py", overrides, _ACCURACY)
+
+
+FAMILIES = {
+    "fewshot": Family(
+        "5-way 1-shot on embedded glyphs, scripts unseen in training",
+        (
+            _fewshot("MAML", "maml"),
+            _fewshot("CxGrad", "cxgrad"),
+            _fewshot("CxGrad, context off", "cxgrad", context="off"),
+            _fewshot("CxGrad, gamma fixed to 1", "cxgrad", scaling="fixed_one"),
+        ),
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    if _ONLY.value and _ONLY.value not in FAMILIES:
+        sys.exit(f"--only is {_ONLY.value!r}, but one of {', '.join(FAMILIES)} is expected.")
+    out = Path(_OUT.value)
+    file = out / ("claims-quick.json" if _QUICK.value else "claims.json")
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name, family in FAMILIES.items():
+        if _ONLY.value in ("", name):
+            results[name] = {"setting": family.setting, "machine": machine(), "rows": _run_family(name, family)}
+            out.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(results, indent=2) + "\n")
+    text = markdown(results)
+    file.with_suffix(".md").write_text(text)
+    print(text)
+    if _README.value and not _QUICK.value:
+        _renew(Path(_README.value), text)
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {datetime.date.today().isoformat()}"
+
+
+def _run_family(name: str, family: Family) -> list[dict]:
+    seeds = range(2 if _QUICK.value else _SEEDS.value)
+    rows = []
+    for cell in family.cells:
+        runs = [_run(name, cell, seed) for seed in seeds]
+        row = {"name": cell.name, "command": " ".join(_command(cell, 0)), "seeds": list(seeds)}
+        row["minutes"] = [round(run["minutes"], 2) for run in runs]
+        for metric in cell.metrics:
+            values = [run["results"][metric] for run in runs]
+            mean, half = mean_ci95(values)
+            row[metric] = {"values": values, "mean": mean, "ci95": half}
+            if rows:
+                difference, half = paired_difference_ci95(values, rows[0][metric]["values"])
+                row[metric] |= {"difference": difference, "difference_ci95": half}
+        rows.append(row)
+    return rows
+
+
+def _command(cell: Cell, seed: int) -> list[str]:
+    variant = ":smoke" if _QUICK.value else ""
+    overrides = [f"--config.{field}={value}" for field, value in cell.overrides.items()]
+    return ["python", "-m", cell.module, f"--config={cell.config}{variant}", f"--config.seed={seed}", *overrides]
+
+
+def _run(family: str, cell: Cell, seed: int) -> dict:
+    size = "quick" if _QUICK.value else "full"
+    slug = "-".join(cell.name.lower().replace(",", "").split())
+    folder = Path(_RUNS.value) / size / family / f"{slug}-seed{seed}"
+    command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
+    subprocess.run(command, check=True)
+    lines = writers.read(folder / "metrics.jsonl")
+    # Each session's clock starts at 0; the longest reading of every session adds up to the time spent.
+    spent = sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
+                if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
+    return {"results": json.loads((folder / "results.json").read_text()), "minutes": spent / 60}
+
+
+def markdown(results: Mapping[str, dict]) -> str:
+    """The table of all families, from the content of claims.json."""
+    lines = []
+    for name, family in results.items():
+        rows, seeds = family["rows"], len(family["rows"][0]["seeds"])
+        lines += [f"**{name}**: {family['setting']}; {seeds} seeds; {family['machine']}.", ""]
+        metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
+        titles = [metric.removeprefix("test_").replace("_", " ") for metric in metrics]
+        lines += ["| method | " + " | ".join(f"{title} (95 % CI over seeds) | to baseline" for title in titles)
+                  + " | minutes | command |", "|---" * (2 * len(metrics) + 3) + "|"]  # fmt: skip
+        for row in rows:
+            cells = []
+            for metric in metrics:
+                value = row[metric]
+                cells.append(f"{100 * value['mean']:.1f} ± {100 * value['ci95']:.1f} %")
+                has = "difference" in value
+                cells.append(
+                    f"{100 * value['difference']:+.1f} ± {100 * value['difference_ci95']:.1f}" if has else "baseline"
+                )
+            minutes = sum(row["minutes"]) / len(row["minutes"])
+            lines.append(f"| {row['name']} | {' | '.join(cells)} | {minutes:.1f} | `{row['command']}` |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _renew(readme: Path, text: str) -> None:
+    """Put the table between the two marks of the front page."""
+    before, _, rest = readme.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    readme.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}")
+
+
+if __name__ == "__main__":
+    app.run(main)
