@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from common import parallel, rng, workdir, writers
@@ -22,7 +21,7 @@ from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.experiment import Experiment, TrainState
 from common.interrupt import Interrupted, StopRequest
-from common.step import Stepper, first_bad_step, host_sums, restore_accumulated
+from common.step import Stepper, first_bad_leaf, first_bad_step, host_sums, restore_accumulated
 
 PyTree = Any
 
@@ -50,7 +49,9 @@ def fit(experiment: Experiment, config: ConfigDict, folder: Path) -> Outcome:
     try:
         start = find_start(experiment, data, config, checkpoints)
         with (
-            StopRequest(f"The last checkpoint in {folder} stands; run the same command to resume.") as stop,
+            StopRequest(
+                f"The last checkpoint in {folder} stands; run the same command to resume.", jax.process_count() == 1
+            ) as stop,
             writers.Console(config.num_steps, folder.name, start.step) as console,
         ):
             run = _Run(experiment, data, config, folder, checkpoints, stop, console)
@@ -142,6 +143,7 @@ class _Run:
             return self._stopped(state)
 
     def close(self) -> None:
+        self.stepper.close()
         for writer in self.writers:
             writer.close()
 
@@ -206,13 +208,11 @@ class _Run:
     def _fail(self, step: int, names: list[str], state: TrainState) -> None:
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
-        leaves = jax.tree_util.tree_leaves_with_path(state.params)
-        leaf = next(
-            (jax.tree_util.keystr(path) for path, value in leaves if not np.isfinite(np.asarray(value)).all()), ""
-        )
+        parameter = first_bad_leaf(state.params)
+        if parameter is not None:
+            names = [*names, f"the parameter {parameter}"]
         raise NonFiniteError(
-            f"{', '.join(names)} became non-finite at step {step}"
-            + (f" (so did the parameter {leaf})" if leaf else "")
+            f"{' and '.join(names)} became non-finite at step {step}"
             + (f"; the last good checkpoint is {self.checkpoints.folder / str(steps[-1])}" if steps else "")
             + "; lower config.optimizer.learning_rate or look at the data, then run again."
         )
@@ -243,14 +243,13 @@ class _Run:
             self._save(step, state, accumulated, best=best)
 
     def _save(self, step, state, accumulated, best=None, evaluation_due=False) -> None:
-        self.stop.acknowledge_if_requested()
+        self.stop.acknowledge_if_agreed()
         size = 0
         for writer in self.writers:
             writer.flush()
             if isinstance(writer, writers.JsonlWriter):
                 size = writer.size()
-        leaf = _first_bad_leaf(state.params)
-        if leaf:
+        if first_bad_leaf(state.params) is not None:  # a finite loss can have a gradient that is not
             self._fail(step, [], state)
         record = {"sums": host_sums(accumulated), "metrics_bytes": size, "evaluation_due": evaluation_due}
         self.checkpoints.save(step, state, record, best)
@@ -258,10 +257,9 @@ class _Run:
 
     def _stop_agreed(self, step: int) -> bool:
         """Processes of a pod must stop at the same step, so there they talk about it whenever they log."""
-        if jax.process_count() == 1:
-            return self.stop.requested
-        every = self.config.log_every_steps or 1
-        return step % every == 0 and parallel.any_process(self.stop.requested)
+        if jax.process_count() > 1 and step % (self.config.log_every_steps or 1) == 0:
+            self.stop.agreed = parallel.any_process(self.stop.requested)
+        return self.stop.agreed
 
     def _stopped(self, state: TrainState) -> Outcome:
         self.stop.acknowledge()

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from common import parallel, rng
-from common.errors import UserError
 from common.experiment import Experiment, TrainState, TrainStep
 
 PyTree = Any
@@ -49,6 +48,21 @@ def first_bad_step(accumulated: Accumulated) -> int | None:
     return None if step == _NEVER else step
 
 
+def first_bad_leaf(tree: PyTree) -> str | None:
+    """The path of the first leaf with a NaN or infinity; waits for the device."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    finite = jax.device_get(_finite_leaves(tree))
+    return next((path for path, ok in zip(paths, jax.tree.leaves(finite), strict=True) if not ok), None)
+
+
+@jax.jit
+def _finite_leaves(tree: PyTree) -> PyTree:
+    def finite(leaf):
+        return jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.number) else jnp.array(True)
+
+    return jax.tree.map(finite, tree)
+
+
 class Stepper:
     """Runs an experiment's train step, compiled once per function in force."""
 
@@ -74,6 +88,11 @@ class Stepper:
         if accumulated.sums.keys() != self._metric_names:
             accumulated = self._with_zeros(accumulated)
         return self._programs[since](state, accumulated, self.data, batch, seed)
+
+    def close(self) -> None:
+        """Let the thread that makes host batches go."""
+        if self._loader is not None:
+            self._loader.close()
 
     def _compile(self, function: TrainStep, state, accumulated, batch, seed):
         def train_step(state, accumulated, data, batch, seed):
@@ -121,6 +140,9 @@ class _HostBatches:
         self._ahead = {step + 1: self._pool.submit(self._load, step + 1)}
         return future.result()
 
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _load(self, step: int) -> PyTree:
         batch = self._make(self._seed, step)
         parallel.check_batch(batch, self._field)
@@ -131,9 +153,3 @@ def host_sums(accumulated: Accumulated) -> dict[str, list[float]]:
     """The sums as plain numbers, exact in JSON; waits for the device."""
     sums = jax.device_get(accumulated.sums)
     return {name: [float(total), float(count)] for name, (total, count) in sums.items()}
-
-
-def check_metric_names(sums: dict[str, Any], name: str) -> None:
-    """Raise UserError if `name` (a config's choice) is no metric of the run."""
-    if name not in sums:
-        raise UserError(f"config.best_metric is {name!r}, but the run reports {', '.join(sorted(sums))}.")

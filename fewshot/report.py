@@ -71,6 +71,7 @@ def gradient_norms(norms: dict[str, np.ndarray], path: Path, config: ConfigDict)
     means = {name: values.mean(axis=0) for name, values in norms.items()}
     figure, axes = plots.figure()
     steps = np.arange(config.inner_steps)
+    axes.set_xticks(steps)
     plots.lines(axes, steps, means, "inner step", "gradient norm (mean over test episodes)")
     axes.set_yscale("log")
     axes.set_title(f"Inner-loop gradients, {config.name} on {config.dataset}")

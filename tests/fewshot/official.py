@@ -55,22 +55,26 @@ def flat_features(x: np.ndarray, final_map: tuple[int, int]) -> np.ndarray:
     return images(maps).reshape(x.shape)
 
 
+def keys(data: dict[str, np.ndarray], prefix: str) -> dict[str, str]:
+    """{our path: key of the golden file} of all parameters whose key is `prefix` + official name."""
+    names = {key: key.removeprefix(prefix) for key in data if key.startswith(prefix)}
+    return {path(name): key for key, name in names.items() if name.startswith(("layer_dict", "0.", "2."))}
+
+
+def layout(ours: str, array: np.ndarray, final_map: tuple[int, int] = (1, 1)) -> np.ndarray:
+    """An official parameter array as the one at our path `ours` is laid out; leading axes are kept."""
+    if array.ndim == 1 or not ours.endswith("kernel"):
+        return array
+    if ours.startswith("conv"):
+        return np.moveaxis(array, (-2, -1), (-4, -3)).swapaxes(-1, -2)
+    if ours == "head/kernel":
+        array = flat_features(array, final_map)
+    return array.swapaxes(-1, -2)
+
+
 def group(data: dict[str, np.ndarray], prefix: str, final_map: tuple[int, int] = (1, 1)) -> dict[str, np.ndarray]:
-    """The arrays named `prefix` + official name, as {our path: array in our layout}; leading axes are kept."""
-    arrays = {}
-    for name, array in data.items():
-        official = name.removeprefix(prefix)
-        if official == name or not official.startswith(("layer_dict", "0.", "2.")):
-            continue
-        ours = path(official)
-        if ours.startswith("conv") and array.ndim >= 4:
-            array = np.moveaxis(array, (-2, -1), (-4, -3)).swapaxes(-1, -2)
-        elif ours == "head/kernel" and array.ndim >= 2:
-            array = flat_features(array, final_map).swapaxes(-1, -2)
-        elif ours in ("hidden/kernel", "output/kernel"):
-            array = array.swapaxes(-1, -2)
-        arrays[ours] = array
-    return arrays
+    """The parameters named `prefix` + official name, as {our path: array in our layout}."""
+    return {ours: layout(ours, data[key], final_map) for ours, key in keys(data, prefix).items()}
 
 
 def nested(flat: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -111,9 +115,3 @@ def error(ours, official) -> float:
     ours, official = np.asarray(ours, np.float64), np.asarray(official, np.float64)
     assert ours.shape == official.shape, (ours.shape, official.shape)
     return float(np.abs(ours - official).max() / np.abs(official).max())
-
-
-def errors(ours: dict[str, np.ndarray], official: dict[str, np.ndarray]) -> dict[str, float]:
-    """`error` of each array of two dictionaries with the same paths."""
-    assert ours.keys() == official.keys()
-    return {name: error(ours[name], official[name]) for name in official}

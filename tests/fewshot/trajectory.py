@@ -1,23 +1,31 @@
-"""One compiled program per kind of trajectory, shared by the tests: compiling is what these tests spend their time on."""
+"""Inner and outer loop on the network and task shapes of the golden files: Conv4 with 8 filters, 5-way, T = 5.
+
+Compiling is what these tests spend their time on, so each kind of program is compiled once and takes everything else
+as arguments, the inner rates too.
+"""
 
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
-from fewshot import convolution
+from common.optim import make_optimizer
 from fewshot.adaptation import InnerLoop, Task, adapt, task_loss
+from fewshot.convolution import CONVOLUTIONS
 from fewshot.models import Conv4
 from tests.fewshot import official
 
-CONVOLUTIONS = getattr(convolution, "CONVOLUTIONS", {"native": convolution.native})
+VARIANTS = {"scan": {"scan": True}, "unrolled": {"scan": False}, "remat": {"scan": True, "remat": True}}
 
 
 @functools.cache
 def _program(method: str, first_order: bool, conv: str, scan: bool, remat: bool, norm_steps: int):
-    apply = Conv4(5, 8, norm_steps=norm_steps, conv=CONVOLUTIONS[conv]).apply
+    network = Conv4(5, 8, norm_steps=norm_steps, dtype=jnp.dtype("float32"), conv=CONVOLUTIONS[conv])
+    apply = network.apply
     # The rates come with the parameters; NaN here would show if they were not used.
     spec = InnerLoop(method, 5, float("nan"), first_order=first_order, context_size=10, scan=scan, remat=remat)
 
@@ -31,12 +39,8 @@ def _program(method: str, first_order: bool, conv: str, scan: bool, remat: bool,
         def thetas(images, labels):
             return adapt(spec, apply, params, images, labels, after_step=lambda theta, step: theta).after_step
 
-        return {
-            **trace,
-            "outer_loss": loss,
-            "gradient": gradient,
-            "thetas": jax.vmap(thetas)(tasks.support_images, tasks.support_labels),
-        }
+        adapted = jax.vmap(thetas)(tasks.support_images, tasks.support_labels)
+        return {**trace, "outer_loss": loss, "gradient": gradient, "thetas": adapted}
 
     return jax.jit(program)
 
@@ -53,31 +57,130 @@ def run(
     scan: bool = True,
     remat: bool = False,
 ) -> dict[str, Any]:
-    """Trace, outer loss, its gradient, and "thetas" = θ_1 .. θ_T [B, T, ...] of Conv4 with 8 filters, 5-way, T = 5."""
-    norm_steps = params["net"]["norm0"]["scale"].shape[0] if params["net"]["norm0"]["scale"].ndim == 2 else 0
-    program = _program(method, first_order, conv, scan, remat, norm_steps)
+    """The trace of `task_loss`, "outer_loss", its "gradient", and "thetas": θ_1 .. θ_T as {path: [B, T, ...]}."""
+    scale = params["net"]["norm0"]["scale"]
+    program = _program(method, first_order, conv, scan, remat, len(scale) if scale.ndim == 2 else 0)
     with jax.enable_x64(dtype is np.float64):
         return jax.tree.map(np.asarray, program(*official.cast((params, tasks, importance), dtype)))
 
 
 @functools.cache
-def of_golden(name: str, dtype: type, first_order: bool = False, **options) -> dict[str, Any]:
+def of_golden(name: str, dtype: type = np.float64, first_order: bool = False, **options) -> dict[str, Any]:
     """`run` on the parameters and tasks of a golden file."""
     data = official.golden(name)
     method = "cxgrad" if name.startswith("cxgrad") else "maml"
-    importance = data.get("loss_importance")
-    result = run(
-        method,
-        official.parameters(data),
-        official.tasks(data),
-        importance,
-        dtype=dtype,
-        first_order=first_order,
-        **options,
-    )
-    return result
+    inputs = official.parameters(data), official.tasks(data), data.get("loss_importance")
+    return run(method, *inputs, dtype=dtype, first_order=first_order, **options)
 
 
-def flat(gradient: dict[str, Any]) -> dict[str, np.ndarray]:
+def flat(tree: dict[str, Any]) -> dict[str, np.ndarray]:
     """{"conv0/kernel": array} from nested parameters."""
-    return flatten_dict(gradient, sep="/")
+    return flatten_dict(tree, sep="/")
+
+
+def comparisons(name: str, dtype: type, **options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{key of the golden file: (ours, official)} for all of its second-order results, in our layout."""
+    data, result = official.golden(name), of_golden(name, dtype, **options)
+    pairs = {
+        "support_loss": result["support_loss"],
+        "grad_norm": np.stack(
+            [result["gradient_norm"][official.path(str(tensor))] for tensor in data["inner_param_names"]], axis=-1
+        ),
+        "target_logits": result["logits"],
+        "target_loss": result["query_loss"],
+        "outer_loss": result["outer_loss"],
+        "accuracy": np.mean(result["logits"].argmax(-1) == official.tasks(data).query_labels),
+    }
+    if name.startswith("cxgrad"):
+        pairs |= {"context": result["context"], "gamma": result["factors"]}
+    pairs = {key: (ours, data[key]) for key, ours in pairs.items()}
+    step1, last = ({path: leaf[:, t] for path, leaf in result["thetas"].items()} for t in (0, -1))
+    groups = {"adapted_step1/": step1, "adapted/": last} | _gradients(result, "outer_grad")
+    if any(key.startswith("after_adam") for key in data):
+        updated = _after_adam(official.parameters(data), result["gradient"], dtype)
+        groups |= {"after_adam/w/": flat(updated["net"])}
+        groups |= {"after_adam/G/": flat(updated["generator"])} if "generator" in updated else {}
+    return pairs | _pairs(data, groups)
+
+
+def first_order_comparisons(name: str, dtype: type, **options) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same for the first-order gradient."""
+    result = of_golden(name, dtype, first_order=True, **options)
+    groups = _gradients(result, "outer_grad_first_order")
+    groups.pop("outer_grad_first_order/inner_lr/")
+    return _pairs(official.golden(name), groups)
+
+
+def _gradients(result, prefix):
+    gradient = result["gradient"]
+    groups = {f"{prefix}/w/": flat(gradient["net"]), f"{prefix}/inner_lr/": gradient["rates"]}
+    return groups | ({f"{prefix}/G/": flat(gradient["generator"])} if "generator" in gradient else {})
+
+
+def _pairs(data, groups):
+    pairs = {}
+    for prefix, ours in groups.items():
+        named = official.keys(data, prefix)
+        assert not named or named.keys() == ours.keys()
+        pairs |= {key: (ours[path], official.layout(path, data[key])) for path, key in named.items()}
+    return pairs
+
+
+def _after_adam(params, gradient, dtype):
+    config = {"name": "adam", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": 0.0}
+    optimizer = make_optimizer(ConfigDict(config | {"schedule": "constant", "learning_rate": 1e-3}))
+    with jax.enable_x64(dtype is np.float64):
+        params = official.cast(params, dtype)
+        updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+        return jax.tree.map(lambda leaf, update: leaf + np.asarray(update), params, updates)
+
+
+INPUTS = ("w/", "G/", "x_", "y_", "inner_lr", "num_steps", "context_lr", "epoch", "inner_param_names")
+
+
+def unchecked(name: str, checked: set[str]) -> list[str]:
+    """The results in a golden file that no test has compared."""
+    return [key for key in official.golden(name) if key not in checked and not key.startswith(INPUTS)]
+
+
+def assert_close(
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]],
+    tolerance: float,
+    gradient_tolerance: float,
+    exceptions: dict[str, float] | None = None,
+) -> None:
+    """Compare by max |a - b| / max |b|; keys that contain "grad" have a tolerance of their own, `exceptions` theirs."""
+    errors = {key: official.error(*pair) for key, pair in pairs.items()}
+    limits = {key: gradient_tolerance if "grad" in key else tolerance for key in pairs} | (exceptions or {})
+    far = {key: error for key, error in errors.items() if not error <= limits[key]}
+    assert not far, f"{far} exceed {[limits[key] for key in far]}"
+
+
+def assert_close_after_adam(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """float32: within 2e-5 where |gradient| > 1e-4; Adam's first step is ±1e-3 however small the gradient."""
+    compared = 0
+    for key in [key for key in pairs if key.startswith("after_adam")]:
+        ours, theirs = pairs.pop(key)
+        large = np.abs(pairs[key.replace("after_adam", "outer_grad")][1]) > 1e-4
+        compared += large.sum()
+        assert np.abs(ours - theirs)[large].max(initial=0.0) <= 2e-5, key
+    assert compared > 1000
+
+
+def directional_derivatives(
+    method: str, params: dict[str, Any], tasks: Task, step: float = 1e-6, seed: int = 0
+) -> tuple[float, float, float]:
+    """Central difference of the outer loss along a random direction, and its second- and first-order derivatives."""
+    random = np.random.default_rng(seed)
+    params = official.cast(params, np.float64)
+    direction = jax.tree.map(lambda x: random.standard_normal(x.shape) * np.sqrt(np.mean(x * x)), params)
+
+    def along(gradient):
+        return sum(jax.tree.leaves(jax.tree.map(lambda g, d: float(np.sum(g * d)), gradient, direction)))
+
+    def loss(t):
+        moved = jax.tree.map(lambda x, d: x + t * d, params, direction)
+        return float(run(method, moved, tasks)["outer_loss"])
+
+    second, first = (along(run(method, params, tasks, first_order=first)["gradient"]) for first in (False, True))
+    return (loss(step) - loss(-step)) / (2 * step), second, first

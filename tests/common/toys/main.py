@@ -1,0 +1,7 @@
+"""Toys that exercise the shared loop: python -m tests.common.toys.main --config=tests/common/toys/config.py:host_batch"""
+
+from common import app
+from tests.common.toys import experiment
+
+if __name__ == "__main__":
+    app.run(phases_of=experiment.phases)
