@@ -91,7 +91,7 @@ def _show(title: str, values: Mapping[str, float]) -> None:
 
 
 def _start_jax() -> None:
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax warns at every save without a metric
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parallel.start_processes(_MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _CACHE.value != "off":

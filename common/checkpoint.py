@@ -1,5 +1,6 @@
 """Checkpoints: the latest and the best k, written in the background by Orbax, checked when read."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,7 +8,6 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from common import parallel
@@ -122,10 +122,12 @@ class Checkpoints:
             except UserError:
                 raise
             except _DAMAGE as error:
-                logging.warning(
-                    "The checkpoint %s cannot be read (%s: %s); it is put into %s and the one before it is used.",
-                    self.folder / str(step), type(error).__name__, str(error)[:200], self.folder / "damaged",
-                )  # fmt: skip
+                print(
+                    f"Warning: the checkpoint {self.folder / str(step)} cannot be read ({type(error).__name__}); "
+                    f"{'' if self._read_only else 'it is moved to the folder damaged beside it, and '}"
+                    "the one before it is used.",
+                    file=sys.stderr,
+                )
                 if not self._read_only:
                     self._set_aside(step)
         # Counted on disk: a second attempt must not take a run whose checkpoints were all set aside for a new one.

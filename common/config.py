@@ -3,7 +3,6 @@
 Imports no jax, so that a config file and a mistyped flag cost a fraction of a second.
 """
 
-import difflib
 import importlib.util
 import inspect
 import json
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 from ml_collections.config_flags.config_flags import is_config_flag
 
-from common.errors import UserError
+from common.errors import UserError, did_you_mean
 
 _ABSENT = object()
 _KINDS = {
@@ -36,15 +35,6 @@ _FILE_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError),
 )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the known name closest to `name`, or "" when none is close."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1)
-    if not close:  # the right name in the wrong group
-        close = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]]
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def select(config: ConfigDict, variant: str | None, variants: Mapping[str, Mapping[str, object]]) -> ConfigDict:

@@ -18,7 +18,7 @@ PyTree = Any
 class TrainState(flax.struct.PyTreeNode):
     """All that training changes, in fixed shapes. Two optimisers are a dict in `opt_state`."""
 
-    step: Int[Array, ""]  # steps done; the loop counts it
+    step: Any  # int32 [], steps done; counted by the loop. Any, because shapes and shardings are put in its place too
     params: PyTree
     opt_state: PyTree
     model_state: PyTree  # BatchNorm statistics, moving averages, memory, search history ...

@@ -9,8 +9,7 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from common.config import did_you_mean
-from common.errors import UserError
+from common.errors import UserError, did_you_mean
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup_cosine", "step")

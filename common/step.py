@@ -80,7 +80,7 @@ class Stepper:
         batch = self._loader.get(step) if self._loader else None
         since, function = self.experiment.step_function(step)
         if self.experiment.host_step:
-            return _step(self.experiment, function, state, accumulated, self.data, batch, np.uint32(self.seed))
+            return _step(self.experiment, function, state, accumulated, self.data, batch, self.seed)
         seed = parallel.place(np.uint32(self.seed), parallel.replicated())
         if since not in self._programs:
             # Later programs begin with the sums that the first one has.

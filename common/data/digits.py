@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from common.data.dataset import Dataset, Split, make_dataset
 from common.data.images import fit_arrays
-from common.data.options import read_options
+from common.data.request import Request
 from common.errors import UserError
 
 _TEST_SHARE = 5  # every class gives the last fifth of its images to the test split
 
 
-def load(
-    name: str,
-    *,
-    task: str,
-    image_size: int,
-    channels: int,
-    path: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, object] | None = None,
-) -> Dataset:
+def load(request: Request) -> Dataset:
     """Digits for classification: of each class the last fifth is 'test', the rest 'train'; the seed changes nothing.
 
     Raises:
       UserError: any option, or a `path`.
     """
-    del task, seed
-    if path is not None:
-        raise UserError(f"data set {name!r} is part of scikit-learn: leave dataset_path empty instead of {path!r}.")
-    read_options(name, options, {})
+    if request.path is not None:
+        raise UserError(
+            f"data set {request.name!r} is part of scikit-learn: leave dataset_path empty instead of {request.path!r}."
+        )
+    request.read_options({})
     from sklearn.datasets import load_digits
 
     pixels, target = load_digits(return_X_y=True)
     levels = np.rint(np.asarray(pixels, np.float64).reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
-    images = fit_arrays(levels, image_size, channels)
+    images = fit_arrays(levels, request.image_size, request.channels)
     labels = np.asarray(target, np.int32)
     is_test = np.zeros(len(labels), bool)
     for label in range(10):
@@ -49,4 +39,4 @@ def load(
         "test": Split(images[is_test], labels[is_test], class_names),
     }
     source = "scikit-learn load_digits: test part of UCI 'Optical Recognition of Handwritten Digits' (Alpaydin, Kaynak)"
-    return make_dataset(name, splits, licence="CC BY 4.0", source=source)
+    return make_dataset(request.name, splits, licence="CC BY 4.0", source=source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from common.data import tfds_source
 from common.data.dataset import Dataset, Split, make_dataset
 from common.data.images import fit_arrays
 from common.data.missing import missing_data
-from common.data.options import read_options
+from common.data.request import Request
 from common.errors import UserError
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -25,16 +24,7 @@ CLASS_NAMES = (
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
-def load(
-    name: str,
-    *,
-    task: str,
-    image_size: int,
-    channels: int,
-    path: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, object] | None = None,
-) -> Dataset:
+def load(request: Request) -> Dataset:
     """Fashion-MNIST for classification: 'train' (60 000) and 'test' (10 000) as published.
 
     Looks for `{train,t10k}-{images-idx3,labels-idx1}-ubyte[.gz]` in `path`, or without a path in the folder of Debian's
@@ -43,16 +33,16 @@ def load(
     Raises:
       UserError: nothing found, a damaged file, or any option.
     """
-    read_options(name, options, {})
-    folder = Path(path).expanduser() if path else DEBIAN_FOLDER
+    request.read_options({})
+    folder = Path(request.path).expanduser() if request.path else DEBIAN_FOLDER
     if _find(folder, "train-images-idx3-ubyte") is None:
-        if tfds_source.find_prepared(name, path) is not None:
-            return tfds_source.load(name, task=task, image_size=image_size, channels=channels, path=path, seed=seed)
+        if tfds_source.find_prepared(request.name, request.path) is not None:
+            return tfds_source.load(request)
         raise missing_data(
-            name,
-            [folder, tfds_source.data_dir(path) / name],
+            request.name,
+            [folder, tfds_source.data_dir(request.path) / request.name],
             "`apt-get install dataset-fashion-mnist` puts its files where they are found, any folder with the four "
-            f"IDX files can be named by --config.dataset_path, or {tfds_source.how_to_prepare(name)}",
+            f"IDX files can be named by --config.dataset_path, or {tfds_source.how_to_prepare(request.name)}",
         )
     splits = {}
     for split, prefix in _PREFIX.items():
@@ -62,9 +52,11 @@ def load(
             raise UserError(
                 f"{folder} holds {len(images)} {split} images but {len(labels)} labels: copy the four files anew."
             )
-        splits[split] = Split(fit_arrays(images, image_size, channels), labels.astype(np.int32), CLASS_NAMES)
+        splits[split] = Split(
+            fit_arrays(images, request.image_size, request.channels), labels.astype(np.int32), CLASS_NAMES
+        )
     source = "Xiao, Rasul, Vollgraf 2017 (Zalando Research)"
-    return make_dataset(name, splits, licence="MIT", source=source)
+    return make_dataset(request.name, splits, licence="MIT", source=source)
 
 
 def _find(folder: Path, stem: str) -> Path | None:

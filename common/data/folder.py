@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image, ImageOps
 
 from common.data.dataset import Dataset, Split, make_dataset
 from common.data.images import fit_picture
-from common.data.options import read_options
+from common.data.request import Request
 from common.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -21,16 +20,7 @@ _VALIDATION_SHARE, _TEST_SHARE = 0.16, 0.20
 Classes = dict[str, list[Path]]
 
 
-def load(
-    name: str,
-    *,
-    task: str,
-    image_size: int,
-    channels: int,
-    path: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, object] | None = None,
-) -> Dataset:
+def load(request: Request) -> Dataset:
     """Pictures in `path/<class>/<image>` or `path/{train,validation|val,test}/<class>/<image>`.
 
     Without split folders, few-shot data split the classes 64/16/20 % and classification data split the images of each
@@ -44,32 +34,34 @@ def load(
         picture that cannot be read, or an unknown option.
     """
     defaults: dict[str, object] = {"min_images_per_class": 2}
-    if task == "fewshot":
+    if request.task == "fewshot":
         defaults["min_classes_per_split"] = 5
-    chosen = read_options(name, options, defaults)
-    if path is None:
-        raise UserError(f"data set {name!r} needs the folder of your pictures: set --config.dataset_path=<folder>.")
-    root = Path(path).expanduser()
+    chosen = request.read_options(defaults)
+    if request.path is None:
+        raise UserError(
+            f"data set {request.name!r} needs the folder of your pictures: set --config.dataset_path=<folder>."
+        )
+    root = Path(request.path).expanduser()
     if not root.is_dir():
         raise UserError(f"folder {root} (--config.dataset_path) does not exist.")
     if any(folder.is_dir() for folder in root.glob("train/*")):
-        files = _find_splits(root, task, chosen["min_images_per_class"])
+        files = _find_splits(root, request.task, chosen["min_images_per_class"])
     else:
         classes = _find_classes(root, max(2, chosen["min_images_per_class"]))
-        random = np.random.default_rng(seed)
-        if task == "fewshot":
+        random = np.random.default_rng(request.seed)
+        if request.task == "fewshot":
             files = _split_classes(root, classes, chosen["min_classes_per_split"], random)
         else:
             files = _split_images(classes, random)
-    if task == "fewshot":
+    if request.task == "fewshot":
         for split, classes in files.items():
             if len(classes) < chosen["min_classes_per_split"]:
                 raise UserError(
                     f"split {split!r} of {root} has {len(classes)} classes, but few-shot episodes need at least "
                     f"{chosen['min_classes_per_split']}: add class folders or use fewer ways."
                 )
-    splits = {split: _read_split(classes, image_size, channels) for split, classes in files.items()}
-    return make_dataset(name, splits, licence="the user's own", source=str(root))
+    splits = {split: _read_split(classes, request.image_size, request.channels) for split, classes in files.items()}
+    return make_dataset(request.name, splits, licence="the user's own", source=str(root))
 
 
 def _find_splits(root: Path, task: str, min_images: int) -> dict[str, Classes]:

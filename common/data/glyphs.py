@@ -8,7 +8,7 @@ has its own random generator, seeded by (seed, character, instance), so an image
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from common.data.cache import cached_arrays
 from common.data.dataset import Dataset, Split, make_dataset
 from common.data.glyph_inventory import STYLES, Glyph, inventory, versions
 from common.data.glyph_rendering import DIFFICULTIES, Difficulty, render_instances
-from common.data.options import nearest, read_options
-from common.errors import UserError
+from common.data.request import Request
+from common.errors import UserError, did_you_mean
 
 _VERSION = 1  # raise when rendering changes, so that cached images are not mistaken for the new ones
 _LIMITS = {
@@ -34,16 +34,7 @@ _LIMITS = {
 }
 
 
-def load(
-    name: str,
-    *,
-    task: str,
-    image_size: int,
-    channels: int,
-    path: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, object] | None = None,
-) -> Dataset:
+def load(request: Request) -> Dataset:
     """Glyphs as few-shot data (train, validation, test: different scripts) or classification data.
 
     Options, both tasks: `difficulty` ('easy', 'medium', 'hard'; default 'medium') and any field of `Difficulty` to
@@ -54,17 +45,21 @@ def load(
     Raises:
       UserError: an option that is unknown or out of range, `image_size` outside 16..128, or a `path`.
     """
-    if path is not None:
-        raise UserError(f"data set 'glyphs' is rendered, not read: leave dataset_path empty instead of {path!r}.")
-    if not 16 <= image_size <= 128:
-        raise UserError(f"data set 'glyphs' is rendered with 16 to 128 pixels a side, but image_size is {image_size}.")
-    chosen = _options(task, options)
+    if request.path is not None:
+        raise UserError(
+            f"data set 'glyphs' is rendered, not read: leave dataset_path empty instead of {request.path!r}."
+        )
+    if not 16 <= request.image_size <= 128:
+        raise UserError(
+            f"data set 'glyphs' is rendered with 16 to 128 pixels a side, but image_size is {request.image_size}."
+        )
+    chosen = _options(request)
     key = {
-        "name": f"glyphs-{task}",
+        "name": f"glyphs-{request.task}",
         "version": [_VERSION, *versions()],
-        **{"image_size": image_size, "channels": channels, "seed": seed, "options": chosen},
+        **{"image_size": request.image_size, "channels": request.channels, "seed": request.seed, "options": chosen},
     }
-    arrays = cached_arrays(key, lambda: _render_splits(task, image_size, channels, seed, chosen))
+    arrays = cached_arrays(key, lambda: _render_splits(request, chosen))
     splits = {}
     for name in ("train", "validation", "test"):
         if f"{name}_images" in arrays:
@@ -73,27 +68,27 @@ def load(
             labels = np.repeat(np.arange(len(names), dtype=np.int32), len(images) // len(names))
             splits[name] = Split(images, labels, names)
     return make_dataset(
-        name,
+        request.name,
         splits,
         licence="images: public domain; DejaVu fonts: Bitstream Vera licence, free to use and embed",
         source="rendered from the DejaVu fonts of the matplotlib package",
     )
 
 
-def _options(task: str, options: Mapping[str, object] | None) -> dict:
+def _options(request: Request) -> dict[str, Any]:
     """Options with defaults filled in and checked, `difficulty` replaced by its strengths."""
-    difficulty = (options or {}).get("difficulty", "medium")
+    difficulty = request.options.get("difficulty", "medium")
     if not isinstance(difficulty, str) or difficulty not in DIFFICULTIES:
         raise UserError(
             f"option 'difficulty' of data set 'glyphs' must be one of {', '.join(DIFFICULTIES)}, but is "
-            f"{difficulty!r}.{nearest(str(difficulty), DIFFICULTIES)}"
+            f"{difficulty!r}{did_you_mean(str(difficulty), DIFFICULTIES)}."
         )
     defaults: dict[str, object] = {"difficulty": "medium", **dataclasses.asdict(DIFFICULTIES[difficulty])}
-    if task == "fewshot":
+    if request.task == "fewshot":
         defaults |= {"instances_per_class": 24, "max_classes": 0}
     else:
         defaults |= {"num_classes": 64, "train_per_class": 100, "validation_per_class": 0, "test_per_class": 20}
-    chosen = read_options("glyphs", options, defaults)
+    chosen = request.read_options(defaults)
     del chosen["difficulty"]  # its strengths say all: the same images under two names share a cache file
     for option, value in chosen.items():
         low, high = _LIMITS[option]
@@ -107,10 +102,10 @@ def _options(task: str, options: Mapping[str, object] | None) -> dict:
     return chosen
 
 
-def _render_splits(task: str, image_size: int, channels: int, seed: int, chosen: dict) -> dict[str, np.ndarray]:
+def _render_splits(request: Request, chosen: dict[str, Any]) -> dict[str, np.ndarray]:
     difficulty = Difficulty(**{field.name: chosen[field.name] for field in dataclasses.fields(Difficulty)})
     plan: dict[str, tuple[list[Glyph], range]] = {}
-    if task == "fewshot":
+    if request.task == "fewshot":
         for split in ("train", "validation", "test"):
             glyphs = [glyph for glyph in inventory() if glyph.split == split]
             count = min(chosen["max_classes"] or len(glyphs), len(glyphs))
@@ -130,9 +125,10 @@ def _render_splits(task: str, image_size: int, channels: int, seed: int, chosen:
             start = stop
     arrays = {}
     for split, (glyphs, instances) in plan.items():
-        images = np.empty((len(glyphs), len(instances), image_size, image_size, channels), np.uint8)
+        size, channels = request.image_size, request.channels
+        images = np.empty((len(glyphs), len(instances), size, size, channels), np.uint8)
         for row, glyph in enumerate(glyphs):
-            images[row] = render_instances(glyph, instances, image_size, channels, seed, difficulty)
+            images[row] = render_instances(glyph, instances, size, channels, request.seed, difficulty)
         arrays[f"{split}_images"] = images.reshape(-1, *images.shape[2:])
         arrays[f"{split}_names"] = np.array([glyph.name for glyph in glyphs])
     return arrays

@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Mapping
 
 from common.data.dataset import Dataset
-from common.data.options import nearest
-from common.errors import UserError
+from common.data.request import Request
+from common.errors import UserError, did_you_mean
 
 TASKS = ("fewshot", "classification")
 _BOTH, _FEWSHOT, _CLASSIFICATION = TASKS, TASKS[:1], TASKS[1:]
@@ -60,9 +60,9 @@ def load(
       UserError: unknown name, task or option, a data set that cannot do the task, missing or damaged files.
     """
     if name not in _SOURCES:
-        raise UserError(f"unknown data set {name!r}; known are: {', '.join(names())}.{nearest(name, names())}")
+        raise UserError(f"unknown data set {name!r}{did_you_mean(name, names())}; known are: {', '.join(names())}.")
     if task not in TASKS:
-        raise UserError(f"unknown task {task!r}; known are: {', '.join(TASKS)}.{nearest(task, TASKS)}")
+        raise UserError(f"unknown task {task!r}{did_you_mean(task, TASKS)}; known are: {', '.join(TASKS)}.")
     module, tasks = _SOURCES[name]
     if task not in tasks:
         raise UserError(
@@ -76,6 +76,4 @@ def load(
     if seed < 0:
         raise UserError(f"the seed of data set {name!r} must not be negative, but is {seed}.")
     source = importlib.import_module(f"common.data.{module}")
-    return source.load(
-        name, task=task, image_size=image_size, channels=channels, path=path or None, seed=seed, options=options
-    )
+    return source.load(Request(name, task, image_size, channels, path or None, seed, options or {}))

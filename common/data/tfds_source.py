@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from PIL import Image
 from common.data.dataset import Dataset, Split, make_dataset
 from common.data.images import fit_picture
 from common.data.missing import missing_data
-from common.data.options import read_options
+from common.data.request import Request
 from common.errors import UserError
 
 
@@ -43,16 +42,7 @@ _ENTRIES = {
 _OMNIGLOT_SHARES = (1100 / 1623, 1200 / 1623)
 
 
-def load(
-    name: str,
-    *,
-    task: str,
-    image_size: int,
-    channels: int,
-    path: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, object] | None = None,
-) -> Dataset:
+def load(request: Request) -> Dataset:
     """A prepared array_record set from `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Classification: the published 'train' and 'test'. Few-shot (omniglot): characters of both published splits are
@@ -61,19 +51,20 @@ def load(
     Raises:
       UserError: not prepared, prepared as tfrecord, incomplete or damaged, or any option.
     """
-    del seed
-    read_options(name, options, {})
-    folder = find_prepared(name, path)
+    request.read_options({})
+    folder = find_prepared(request.name, request.path)
     if folder is None:
-        raise missing_data(name, [data_dir(path) / name], how_to_prepare(name))
-    _check_files(name, folder)
-    parts = {split: _read_split(folder, split, image_size, channels) for split in ("train", "test")}
-    if task == "fewshot":
+        raise missing_data(request.name, [data_dir(request.path) / request.name], how_to_prepare(request.name))
+    _check_files(request.name, folder)
+    parts = {split: _read_split(folder, split, request.image_size, request.channels) for split in ("train", "test")}
+    if request.task == "fewshot":
         splits = _split_characters(*(np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True)))
     else:
         class_names = _class_names(folder)
         splits = {split: Split(images, labels, class_names) for split, (images, labels) in parts.items()}
-    return make_dataset(name, splits, licence=_ENTRIES[name].licence, source=_ENTRIES[name].source)
+    return make_dataset(
+        request.name, splits, licence=_ENTRIES[request.name].licence, source=_ENTRIES[request.name].source
+    )
 
 
 def data_dir(path: str | None) -> Path:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from common.data.missing import missing_data
+from common.data.request import Request
 from common.data.tfds_source import data_dir
 from common.errors import UserError
 
 
-def load(
-    name: str,
-    *,
-    task: str,
-    image_size: int,
-    channels: int,
-    path: str | None = None,
-    seed: int = 0,
-    options: Mapping[str, object] | None = None,
-) -> NoReturn:
+def load(request: Request) -> NoReturn:
     """Raises UserError: a copy that the user has is pointed to the `folder` source, else `name` is missing."""
-    del task, image_size, channels, seed, options
-    prepared = data_dir(path) / name
-    places = [Path(path).expanduser(), prepared] if path else [prepared]
+    prepared = data_dir(request.path) / request.name
+    places = [Path(request.path).expanduser(), prepared] if request.path else [prepared]
     present = [place for place in places if place.is_dir()]
     place = present[0] if present else "<path>"
     remedy = (
@@ -32,5 +22,5 @@ def load(
         f"--config.dataset=folder --config.dataset_path={place}"
     )
     if present:
-        raise UserError(f"data set {name!r} cannot be read from {place} under this name: {remedy}.")
-    raise missing_data(name, places, remedy)
+        raise UserError(f"data set {request.name!r} cannot be read from {place} under this name: {remedy}.")
+    raise missing_data(request.name, places, remedy)

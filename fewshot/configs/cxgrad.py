@@ -106,15 +106,15 @@ def get_config(variant: str = "") -> ConfigDict:
             "weight_decay": 0.0,
             "clip_norm": 0.0,
             "schedule": "constant",
-            "total_steps": 1000,
+            "total_steps": 600,
             "final_learning_rate": 0.0,
         }
     )
-    config.num_steps = 1000
-    config.steps_per_epoch = 100
+    config.num_steps = 600
+    config.steps_per_epoch = 50
     config.log_every_steps = 20
-    config.eval_every_steps = 100
-    config.save_every_steps = 100
+    config.eval_every_steps = 50
+    config.save_every_steps = 50
 
     # Evaluation
     config.eval_episodes = 100  # of the validation split, always the same

@@ -30,6 +30,6 @@ def get_config(variant: str = "") -> ConfigDict:
     config.name = "maml_pp"
     config.learned_inner_rates = True
     config.per_step_norm = True
-    config.multi_step_loss_epochs = 3
+    config.multi_step_loss_epochs = 6
     config.first_order_steps = 200
     return select(config, variant, VARIANTS)
