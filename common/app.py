@@ -87,7 +87,8 @@ def _evaluate(stages: Sequence[Phase], config: ConfigDict, folder: Path) -> int:
 
 def _show(title: str, values: Mapping[str, float]) -> None:
     if parallel.is_main() and values:
-        writers.table(title, ["result", "value"], [(name, values[name]) for name in sorted(values)])
+        print(f"{title}:")  # not as the table's title, which is broken into lines as narrow as the table
+        writers.table("", ["result", "value"], [(name, values[name]) for name in sorted(values)])
 
 
 def _start_jax() -> None:

@@ -41,7 +41,9 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self.manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+        # Named handlers, because without them the shapes of a checkpoint are unknown until something was restored.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        self.manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, step: int, tree: PyTree, meta: Mapping[str, Any], best: float | None = None) -> None:
         """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better."""

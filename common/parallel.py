@@ -120,9 +120,9 @@ def constrain_batch(batch: PyTree) -> PyTree:
 def map_shards(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree, PyTree], PyTree]:
     """`function(shared, batch)` run by each device on its own part of the batch; results keep the batch axis in front.
 
-    For programs that go through the examples one by one (`lax.map`, unrolled tasks), which would otherwise be serial
-    over all devices. Differentiate *outside*: the gradient with respect to `shared` is then summed over the devices
-    exactly once. No collectives belong inside.
+    For programs that go through the examples one by one (`lax.map`), which would otherwise be serial over all devices.
+    Gradients taken inside, with respect to `shared`, are those of the examples they are taken of, nothing is summed
+    over devices; differentiated from outside, the gradient is the sum over all. No collectives belong inside.
     """
     if jax.device_count() == 1:
         return function

@@ -33,7 +33,9 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
         path.mkdir(parents=True, exist_ok=True)
         stored = _stored_config(path)
         if stored is None:
-            others = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.suffix != _PARTIAL)
+            others = sorted(
+                entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.suffix != _PARTIAL
+            )
             if others:
                 raise UserError(
                     f"The folder {path} holds {others[0]!r} but no config.json, so it is no run of this project; "
@@ -105,7 +107,12 @@ def _check_same(path: Path, stored: ConfigDict, config: ConfigDict) -> None:
 
 def _record_environment(file: Path) -> None:
     """Append this session to the list: a run may be resumed elsewhere."""
-    sessions = json.loads(file.read_text()) if file.exists() else []
+    try:
+        sessions = json.loads(file.read_text()) if file.exists() else []
+    except ValueError:
+        sessions = None
+    if not isinstance(sessions, list):
+        raise UserError(f"{file} is not a list of sessions; remove or restore it.")
     sessions.append(
         {
             "python": platform.python_version(),

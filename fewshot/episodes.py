@@ -38,7 +38,7 @@ def official_episode(
 
 def official_episodes(
     base_seed: int, first: int, count: int, class_sizes: Int[np.ndarray, " C"], ways: int, shots: int, queries: int
-) -> Int[np.ndarray, "count N K+Q"]:
+) -> Int[np.ndarray, "count N per_class"]:
     """Image indices of episodes `first` .. `first + count - 1` of a run; episode i is that of seed `base_seed + i`.
 
     Validation and test start at 0 every time; training counts on, so that a resumed run continues the sequence.
@@ -62,7 +62,7 @@ def sample_episodes(
     shots: int,
     queries: int,
     max_class_size: int,
-) -> Int[Array, "B N K+Q"]:
+) -> Int[Array, "B N per_class"]:
     """Image indices of `num_tasks` independent episodes, drawn on the device.
 
     The classes of a task and the images of a class are drawn uniformly without replacement; `max_class_size` is the
@@ -80,7 +80,7 @@ def sample_episodes(
 
 def gather_tasks(
     images: UInt8[Array, "n h w c"] | UInt8[np.ndarray, "n h w c"],
-    indices: Int[Array, "B N K+Q"] | Int[np.ndarray, "B N K+Q"],
+    indices: Int[Array, "B N per_class"] | Int[np.ndarray, "B N per_class"],
     shots: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,

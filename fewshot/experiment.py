@@ -17,7 +17,7 @@ from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
 from fewshot import episodes, report, train
 from fewshot.adaptation import InnerLoop
-from fewshot.convolution import CONVOLUTIONS, choose
+from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, choose
 from fewshot.evaluation import AVERAGES
 from fewshot.maml import ADAPTED
 from fewshot.models import Conv4
@@ -83,7 +83,13 @@ def _source_options(config: ConfigDict) -> dict[str, Any]:
 def check_config(config: ConfigDict) -> None:
     """Raise UserError for values that no field can have, before anything slow is done."""
     check_positive(config, "num_steps", "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
-    check_positive(config, "eval_episodes", "test_episodes", "episodes_per_batch", "keep_best")
+    check_positive(config, "inner_learning_rate", "episodes_per_batch", "keep_best")
+    for field in ("eval_episodes", "test_episodes"):
+        check(config, field, config[field] >= 2, "must be at least 2 for an interval over episodes")
+    for field in ("first_order_steps", "multi_step_loss_epochs", "context_learning_rate"):
+        check(config, field, config[field] >= 0, "must not be negative")
+    check(config, "seed", 0 <= config.seed < 2**32, "must lie in 0..4294967295")
+    check(config, "model_seed", config.model_seed < 2**32, "must be below 4294967296, or negative to use config.seed")
     check_choice(config, "method", ("maml", "cxgrad"))
     check_choice(config, "adapted", ADAPTED)
     check_choice(config, "sampler", ("device", "official"))
@@ -94,8 +100,9 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "context", ("learned", "off"))
     check_choice(config, "scaling", ("learned", "fixed_one"))
     check_choice(config, "ensemble", AVERAGES)
+    check_choice(config, "best_metric", report.VALIDATION_METRICS)
     check_choice(config, "convolution", ("auto", *CONVOLUTIONS))
-    check_choice(config, "task_loop", ("auto", "vmap", "unroll"))
+    check_choice(config, "task_loop", ("auto", *TASK_LOOPS))
     check_choice(config, "inner_loop", ("auto", "scan", "unroll"))
     no_layers_left = config.method == "cxgrad" and config.adapted == "head"
     check(
@@ -104,6 +111,8 @@ def check_config(config: ConfigDict) -> None:
         not no_layers_left,
         "CxGrad scales convolution layers, so they must adapt: 'all' or 'backbone'",
     )
+    per_step_of_layer_norm = config.per_step_norm and config.norm != "batch"
+    check(config, "norm", not per_step_of_layer_norm, "must be 'batch' with config.per_step_norm")
     smallest = 16 if config.pooling else 1
     check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
 
@@ -113,7 +122,7 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
     plan = choose(jax.default_backend(), config.num_steps if training else 0)
     convolution = plan.convolution if config.convolution == "auto" else config.convolution
     scan = plan.scan if config.inner_loop == "auto" else config.inner_loop == "scan"
-    unroll_tasks = plan.task_loop == "unroll" if config.task_loop == "auto" else config.task_loop == "unroll"
+    task_loop = plan.task_loop if config.task_loop == "auto" else config.task_loop
     normalized = config.normalize == "dataset"
     return train.Recipe(
         network=Conv4(
@@ -146,7 +155,7 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
         learned_rates=config.learned_inner_rates,
         msl_epochs=config.multi_step_loss_epochs,
         steps_per_epoch=config.steps_per_epoch,
-        unroll_tasks=unroll_tasks,
+        task_loop=task_loop,
     )
 
 

@@ -32,7 +32,7 @@ def loss_importance(epoch: Int[Array, ""], num_steps: int, msl_epochs: int) -> F
     return jnp.where(epoch < msl_epochs, importance, last_only)
 
 
-def init_rates(theta: dict[str, Array], num_steps: int, rate: float) -> dict[str, Float[Array, "T+1"]]:
+def init_rates(theta: dict[str, Array], num_steps: int, rate: float) -> dict[str, Float[Array, " entries"]]:
     """Per-layer per-step learning rates: one vector per tensor of θ. The last entry is never used (official code)."""
     return {path: jnp.full(num_steps + 1, rate) for path in theta}
 

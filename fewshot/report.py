@@ -10,10 +10,13 @@ from ml_collections import ConfigDict
 
 from common import parallel, plots, writers
 from common.checkpoint import Checkpoints
+from common.errors import UserError
 from common.evaluation import PerExample
 from common.experiment import TrainState
 from fewshot.evaluation import accuracy_report, ensemble_logits
 from fewshot.train import EpisodeOutput, episode_labels
+
+VALIDATION_METRICS = ("accuracy", "accuracy_ci95", "loss")
 
 
 def validation_metrics(output: EpisodeOutput, config: ConfigDict) -> dict[str, float]:
@@ -27,13 +30,20 @@ def validation_metrics(output: EpisodeOutput, config: ConfigDict) -> dict[str, f
 
 
 def finish(state: TrainState, data: Any, folder: Path, test: PerExample, config: ConfigDict) -> dict[str, float]:
-    """Test the `keep_best` best checkpoints by validation accuracy (official protocol), draw the figures."""
-    checkpoints = Checkpoints(folder / "checkpoints", config.keep_best)
+    """Test the `keep_best` best checkpoints by validation accuracy (official protocol), draw the figures.
+
+    Raises UserError if none has been evaluated yet, or one of them is damaged.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         steps = checkpoints.best_steps(config.keep_best)
-        outputs = [test(checkpoints.restore(step, state)[0], data) for step in steps]
+        outputs = [test(state.replace(params=checkpoints.restore_as_saved(step)["params"]), data) for step in steps]
     finally:
         checkpoints.close()
+    if not steps:
+        raise UserError(
+            f"No checkpoint in {folder} has been evaluated yet; train on with the same command and --mode=train."
+        )
     logits = np.stack([output.logits for output in outputs])
     results = {
         **_named("test_ensemble", _scores(np.asarray(ensemble_logits(logits, config.ensemble)), config)),
@@ -59,8 +69,9 @@ def _figures(folder: Path, gradient_norm: dict[str, np.ndarray], config: ConfigD
     lines = writers.read(folder / "metrics.jsonl")
     plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
     gradient_norms(gradient_norm, figures / "gradient_norms.png", config)
-    if config.method == "cxgrad":
-        scale_factors(lines, figures / "scale_factors.png")
+    trained = [line for line in lines if line["kind"] == "train"]
+    if config.method == "cxgrad" and trained:  # a run that only continued a finished one has no steps of its own
+        scale_factors(trained, figures / "scale_factors.png")
 
 
 def gradient_norms(norms: dict[str, np.ndarray], path: Path, config: ConfigDict) -> None:
@@ -81,17 +92,19 @@ def gradient_norms(norms: dict[str, np.ndarray], path: Path, config: ConfigDict)
     )
 
 
-def scale_factors(lines: list[dict[str, Any]], path: Path) -> None:
-    """γ of each layer and the norm of the context over training, from the lines of metrics.jsonl."""
-    train = [line for line in lines if line["kind"] == "train"]
-    steps = [line["step"] for line in train]
-    factors = sorted(name for name in train[0] if name.startswith("gamma_") and name[6:].isdigit())
+def scale_factors(trained: list[dict[str, Any]], path: Path) -> None:
+    """γ of each layer and the norm of the context over training, from the training lines of metrics.jsonl."""
+
+    def over_training(name: str) -> list[Any]:
+        return [line[name] for line in trained]
+
+    steps = over_training("step")
+    factors = sorted(name for name in trained[0] if name.startswith("gamma_") and name[6:].isdigit())
     figure, axes = plots.figure()
-    plots.lines(axes, steps, {name: [line[name] for line in train] for name in factors}, "outer step", "scale factor")
+    plots.lines(axes, steps, {name: over_training(name) for name in factors}, "outer step", "scale factor")
     plots.save(figure, path)
     figure, axes = plots.figure()
-    plots.lines(
-        axes, steps, {"context norm": [line["context_norm"] for line in train]}, "outer step", "‖c‖ after adaptation"
-    )
-    axes.set_yscale("log")
+    norms = over_training("context_norm")
+    plots.lines(axes, steps, {"context norm": norms}, "outer step", "‖c‖ after adaptation")
+    axes.set_yscale("log" if min(norms) > 0 else "linear")  # it stays 0 where the context is off
     plots.save(figure, path.with_name("context_norm.png"))

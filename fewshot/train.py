@@ -1,5 +1,7 @@
 """The outer loop: meta-gradient step and evaluation, as pure functions of the state and a batch of episodes."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from common.experiment import TrainState, apply_gradients
 from common.metrics import Sums
 from fewshot import adaptation, cxgrad, episodes, maml, maml_pp
 from fewshot.adaptation import InnerLoop, Task
+from fewshot.convolution import over_tasks
 from fewshot.models import Conv4
 
 
@@ -28,7 +31,7 @@ class Recipe(NamedTuple):
     learned_rates: bool = False  # MAML++: a rate per tensor and step
     msl_epochs: int = 0  # MAML++: epochs of multi-step loss
     steps_per_epoch: int = 500
-    unroll_tasks: bool = False  # a loop over the tasks instead of vmap
+    task_loop: str = "vmap"  # see convolution.over_tasks
 
 
 def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Array) -> TrainState:
@@ -48,26 +51,37 @@ def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Arra
     return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), model_state)
 
 
-def task_losses(
-    recipe: Recipe, params: dict[str, Any], tasks: Task, importance: Float[Array, " T"] | None
-) -> tuple[Float[Array, " B"], dict[str, Any]]:
-    """Outer loss and trace of every task; each device works on its own tasks."""
-
-    def one(shared, task):
-        return adaptation.task_loss(recipe.inner, recipe.network.apply, shared[0], task, shared[1])
+def each_task(recipe: Recipe, function: Callable[[Any, Task], Any], shared: Any, tasks: Task) -> Any:
+    """`function(shared, task)` of every task, stacked; each device goes through its own tasks."""
 
     def own_tasks(shared, tasks):
-        if not recipe.unroll_tasks:
-            return jax.vmap(one, in_axes=(None, 0))(shared, tasks)
-        count = tasks.support_labels.shape[0]
-        results = [one(shared, jax.tree.map(lambda leaf: leaf[i], tasks)) for i in range(count)]  # noqa: B023
-        return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *results)
+        return over_tasks(lambda task: function(shared, task), tasks, recipe.task_loop)
 
-    return parallel.map_shards(own_tasks)((params, importance), tasks)
+    return parallel.map_shards(own_tasks)(shared, tasks)
+
+
+def task_loss(recipe: Recipe, shared: Any, task: Task) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """Outer loss and trace of one task; `shared` is (parameters, multi-step importance or None)."""
+    params, importance = shared
+    return adaptation.task_loss(recipe.inner, recipe.network.apply, params, task, importance)
+
+
+def task_gradient(recipe: Recipe, shared: Any, task: Task) -> tuple[dict[str, Any], Float[Array, ""], dict[str, Any]]:
+    """Meta-gradient, outer loss and trace of one task.
+
+    The gradient is taken task by task, so that one task's activations at a time are kept where tasks run in a loop.
+    """
+    params, importance = shared
+
+    def loss(params):
+        return task_loss(recipe, (params, importance), task)
+
+    (value, trace), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    return gradient, value, trace
 
 
 def train_step(
-    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: Int[Array, "B N K+Q"], key: Array
+    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: Int[Array, "B N per_class"], key: Array
 ) -> tuple[TrainState, Sums]:
     """One outer step on a batch of episodes, given as image indices into `data["train"]`."""
     tasks = episodes.gather_tasks(data["train"], batch, recipe.shots, recipe.mean, recipe.std)
@@ -76,11 +90,10 @@ def train_step(
         epoch = state.step // recipe.steps_per_epoch
         importance = maml_pp.loss_importance(epoch, recipe.inner.num_steps, recipe.msl_epochs)
 
-    def outer_loss(params):
-        losses, trace = task_losses(recipe, params, tasks, importance)
-        return jnp.mean(losses), (losses, trace)
-
-    gradients, (losses, trace) = jax.grad(outer_loss, has_aux=True)(state.params)
+    gradients, losses, trace = each_task(
+        recipe, functools.partial(task_gradient, recipe), (state.params, importance), tasks
+    )
+    gradients = jax.tree.map(lambda gradient: jnp.mean(gradient, axis=0), gradients)
     state = apply_gradients(state, recipe.optimizer, gradients)
     if recipe.network.norm_steps:
         state = state.replace(model_state=maml_pp.update_over_tasks(state.model_state, trace))
@@ -127,7 +140,7 @@ def run_episodes(
     """
     batch = data[f"{split}_episodes"][indices]
     tasks = episodes.gather_tasks(data[split], batch, recipe.shots, recipe.mean, recipe.std)
-    _, trace = task_losses(recipe, state.params, tasks, None)
+    _, trace = each_task(recipe, functools.partial(task_loss, recipe), (state.params, None), tasks)
     return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"])
 
 

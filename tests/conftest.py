@@ -1,8 +1,11 @@
 """Settings of every test: 8 virtual devices are asked for by subprocesses, not here."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Rendered glyphs and compiled programs: shared by all processes that tests start, and kept for the next session.
+os.environ.setdefault("LEANVISION_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "leanvision"))
 
 import jax
 import pytest

@@ -127,7 +127,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # How it is computed; "auto" follows the measured rule of fewshot/convolution.py
     config.convolution = "auto"  # or "native", "patches", "three_forms"
-    config.task_loop = "auto"  # or "vmap", "unroll"
+    config.task_loop = "auto"  # or "vmap", "map"
     config.inner_loop = "auto"  # or "scan", "unroll"
     config.remat = False  # recompute activations: less memory, more time
 

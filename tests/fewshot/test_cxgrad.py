@@ -30,8 +30,8 @@ def all_comparisons(name, dtype, **options):
 def scaled_weights(name, dtype, **options):
     data = official.golden(name)
     with jax.enable_x64(dtype is np.float64):
-        theta, _ = maml.split_parameters(official.cast(official.parameters(data)["net"], dtype), "all")
-        theta = jax.tree.map(jnp.asarray, theta)
+        net = jax.tree.map(jnp.asarray, official.cast(official.parameters(data)["net"], dtype))
+        theta, _ = maml.split_parameters(net, "all")
         factors = trajectory.of_golden(name, dtype, **options)["factors"][:, 0]
         scaled = [cxgrad.scale_weights(theta, jnp.asarray(gamma)) for gamma in factors]
         stacked = {path: np.stack([np.asarray(task[path]) for task in scaled]) for path in theta}
@@ -80,16 +80,14 @@ def test_every_way_to_run_it_equals_official_float64(conv, variant):
 def test_gradient_equals_finite_differences_and_first_order_does_not(monkeypatch):
     """From a fixed first context: the official gradient leaves out how c_0 depends on the outer parameters."""
     monkeypatch.setattr(cxgrad, "initial_context", lambda *_: jnp.linspace(-0.1, 0.1, 10, dtype=jnp.float64))
-    params, tasks = official.cast(inputs(SMALL), np.float64)
+    params, tasks = official.cast(inputs(GOLDENS[0]), np.float64)
     programs = [trajectory.build("cxgrad", order, "native", True, False, 0) for order in (False, True)]
     direction = trajectory.random_direction(params)
     with jax.enable_x64(True):
         difference = trajectory.central_difference(
             lambda params: float(programs[0](params, tasks, None)["outer_loss"]), params, direction
         )
-        second, first = (
-            trajectory.along(program(params, tasks, None)["gradient"], direction) for program in programs
-        )
+        second, first = (trajectory.along(program(params, tasks, None)["gradient"], direction) for program in programs)
     assert second == pytest.approx(difference, rel=1e-6)
     assert abs(first - difference) > 0.01 * abs(difference)
 
@@ -111,7 +109,7 @@ def test_without_weight_steps_the_context_still_has_second_order():
 
 
 def test_trajectory_does_not_feel_the_norm_of_the_initial_kernels():
-    params, tasks = inputs(GOLDENS[0])
+    params, tasks = official.cast(inputs(GOLDENS[0]), np.float64)
     net = {
         layer: {"kernel": leaves["kernel"] * 3.0 ** (int(layer[-1]) - 1)} if layer.startswith("conv") else leaves
         for layer, leaves in params["net"].items()
@@ -162,7 +160,7 @@ def test_kernels_feel_the_factor_only_through_their_gradient(float64, monkeypatc
     for factors in (jnp.ones(4), jnp.array([0.05, 3.0, 0.7, 10.0])):
         scaled, gradient = scaled_and_gradient(factors)
         kernels = [f"conv{i}/kernel" for i in range(4)]
-        norms.append([float(jnp.linalg.norm(gradient[path].ravel())) * float(f) for path, f in zip(kernels, factors)])
+        norms.append([float(jnp.linalg.norm(gradient[path].ravel()) * factors[i]) for i, path in enumerate(kernels)])
         for path in kernels:
             inner = float(jnp.sum(scaled[path] * gradient[path]))
             lengths = jnp.linalg.norm(scaled[path].ravel()) * jnp.linalg.norm(gradient[path].ravel())

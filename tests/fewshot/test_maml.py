@@ -1,6 +1,7 @@
 """MAML: the official trajectory, and what must hold of any correct meta-gradient."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -74,7 +75,7 @@ def test_without_inner_steps_first_order_is_exact():
 
 def test_renaming_the_classes_permutes_the_logits():
     params, tasks = inputs()
-    order = np.array([3, 0, 4, 1, 2])  # class c is called order[c] from now on
+    order = np.array([3, 0, 4, 1, 2], np.int32)  # class c is called order[c] from now on
     head = {name: leaf[..., np.argsort(order)] for name, leaf in params["net"]["head"].items()}
     renamed = tasks._replace(support_labels=order[tasks.support_labels], query_labels=order[tasks.query_labels])
     result = trajectory.run("maml", params | {"net": params["net"] | {"head": head}}, renamed)
@@ -101,9 +102,9 @@ def test_black_images_give_finite_gradients():
 )
 def test_split_parameters(adapted, expected):
     params = {
-        "conv0": {"kernel": np.ones(1)},
-        "norm0": {"scale": np.ones(1), "shift": np.ones(1)},
-        "head": {"kernel": np.ones(1), "bias": np.ones(1)},
+        "conv0": {"kernel": jnp.ones(1)},
+        "norm0": {"scale": jnp.ones(1), "shift": jnp.ones(1)},
+        "head": {"kernel": jnp.ones(1), "bias": jnp.ones(1)},
     }
     theta, omega = maml.split_parameters(params, adapted)
     assert set(theta) == expected

@@ -171,7 +171,7 @@ def assert_close_after_adam(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> 
     assert compared > 1000
 
 
-def central_difference(loss: Callable[[Any], float], params: Any, direction: Any, step: float = 1e-7) -> float:
+def central_difference(loss: Callable[[Any], float], params: Any, direction: Any, step: float = 3e-7) -> float:
     """Slope of `loss` along a direction. The step is small because each leaky ReLU or maximum that switches within it
     makes the inner gradients jump."""
     ends = [jax.tree.map(lambda x, d, t=t: x + t * d, params, direction) for t in (step, -step)]

@@ -106,9 +106,9 @@ def regression_step(config: ConfigDict, state, data, batch, key):
         loss = square_error(params, noisy).mean()
         hit = state.step == config.plant_step
         if config.plant == "loss":
-            loss = jnp.where(hit, jnp.nan, loss)
-        if config.plant == "gradient":  # the root's value at 0 is 0 and its slope is not finite
-            loss = loss + jnp.where(hit, 1.0, 0.0) * jnp.sqrt(jnp.square(params["head"]["bias"] * 0).sum())
+            loss = loss * jnp.where(hit, jnp.nan, 1.0)
+        if config.plant == "gradient":  # the root of 0 is finite and its slope is not
+            loss = loss + 0 * jnp.sqrt(0 * params["head"]["bias"].sum() + jnp.where(hit, 0.0, 1.0))
         return loss
 
     if config.slow == "compile":
@@ -262,7 +262,9 @@ def host_step(config: ConfigDict) -> Experiment:
         if config.slow == "host_step" and state.step >= 1:
             sleep(config.slow_seconds)
         keys = jax.random.split(key, 4)
-        proposals = [jax.tree.map(lambda leaf, k=k: leaf + 0.1 * jax.random.normal(k, leaf.shape), state.params) for k in keys]
+        proposals = [
+            jax.tree.map(lambda leaf, k=k: leaf + 0.1 * jax.random.normal(k, leaf.shape), state.params) for k in keys
+        ]
         candidates = jax.tree.map(lambda *leaves: np.stack(leaves), state.params, *proposals)
         losses = np.asarray(judge(candidates, batch))
         best = int(losses.argmin())
@@ -326,7 +328,7 @@ def few_shot(config: ConfigDict) -> Experiment:
             return parallel.map_shards(own_tasks)(params, batch).mean()
 
         loss, gradients = jax.value_and_grad(loss_of)(state.params)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         return apply_gradients(state, optimizer(config), gradients), {"loss": (loss, 1), "gradient": (norm, 1)}
 
     return regression(config, batch=batch, train_step=step)

@@ -1,4 +1,7 @@
-"""Toys that exercise the shared loop: python -m tests.common.toys.main --config=tests/common/toys/config.py:host_batch"""
+"""Toys that exercise the shared loop.
+
+Run: python -m tests.common.toys.main --config=tests/common/toys/config.py:host_batch
+"""
 
 from common import app
 from tests.common.toys import experiment

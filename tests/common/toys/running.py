@@ -115,9 +115,19 @@ def command(config, folder: Path, *flags: str) -> list[str]:
 
 def start(config, folder: Path, *flags: str, devices: int = 1) -> subprocess.Popen:
     """A toy's run as a process of its own, on `devices` virtual devices."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return open_process(command(config, folder, *flags), devices)
+
+
+def open_process(arguments: list[str], devices: int = 1) -> subprocess.Popen:
+    """Start a program on `devices` virtual devices, in the root of the repository."""
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command(config, folder, *flags), cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(arguments, cwd=ROOT, env=os.environ | settings, stdout=pipe, stderr=pipe, text=True)
+
+
+def run_program(program: str, *arguments: str, devices: int = 1) -> str:
+    """Run Python code in a process of its own; what it prints."""
+    return finish(open_process([sys.executable, "-c", program, *arguments], devices))[0]
 
 
 def finish(process: subprocess.Popen, code: int = 0, seconds: float = 240) -> tuple[str, str]:

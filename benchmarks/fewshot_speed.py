@@ -1,0 +1,267 @@
+"""Time of one second-order meta-step: our forms, and a plain PyTorch loop, on the same weights and tasks.
+
+    python -m benchmarks.fewshot_speed --out=results/fewshot_speed.json
+
+All forms run in turn in one process, so that a busy machine slows them alike. Each step's wall time and its CPU time
+(of all threads) are kept: on a machine that is not idle the CPU time is the steadier figure. PyTorch runs with all cores
+and with one thread. Its CPU time on one thread counts pure work, as its threads spin while they wait.
+"""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import UserError
+from fewshot import adaptation, cxgrad
+from fewshot.convolution import CONVOLUTIONS, Plan, choose, over_tasks
+from fewshot.models import Conv4
+
+WAYS, QUERIES, TASKS, INNER_STEPS, INNER_RATE = 5, 75, 4, 5, 0.01
+LONG_RUN, SHORT_RUN = 50_000, 10  # training steps
+TOLERANCE = 1e-4  # of loss and gradients between the frameworks, relative to each tensor's largest entry
+CONTEXT_SIZE = 100
+
+
+class Size(NamedTuple):
+    image_size: int
+    channels: int
+    filters: int
+
+
+class Form(NamedTuple):
+    method: str
+    plan: Plan
+    rounds: int | None = None  # of timing, for what takes too long for all
+
+
+SIZES = {"a": Size(28, 1, 32), "b": Size(84, 3, 48)}
+
+_OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+_SIZES = flags.DEFINE_list("sizes", ["a", "b"], "a: 28 px, 1 channel, 32 filters; b: 84 px, 3 channels, 48 filters.")
+_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
+_QUICK = flags.DEFINE_bool("quick", False, "Only the chosen forms and PyTorch, 3 repeats.")
+
+
+def forms(quick: bool) -> dict[str, Form]:
+    """The forms to time, by name: what `choose` takes, and what it was weighed against."""
+    backend = jax.default_backend()
+    chosen = {
+        "maml": Form("maml", choose(backend, LONG_RUN)),
+        "maml, short run": Form("maml", choose(backend, SHORT_RUN)),
+        "cxgrad": Form("cxgrad", choose(backend, LONG_RUN)),
+    }
+    if quick:
+        return chosen
+    return chosen | {
+        "maml, patches": Form("maml", Plan("patches", "vmap", scan=True)),
+        "maml, naive": Form("maml", Plan("native", "vmap", scan=True), rounds=2),
+    }
+
+
+def make_problem(size: Size) -> tuple[dict[str, Any], adaptation.Task]:
+    """Random weights (network and CxGrad's generator) and a batch of random tasks, the same in every process."""
+    side, channels, filters = size
+    net = Conv4(WAYS, filters).init(jax.random.key(0), jnp.zeros((1, side, side, channels)))["params"]
+    random = np.random.default_rng(0)
+
+    def images(number: int):
+        return jnp.asarray(random.random((TASKS, number, side, side, channels), np.float32))
+
+    def labels(number: int):
+        return jnp.tile(jnp.repeat(jnp.arange(WAYS), number // WAYS), (TASKS, 1))
+
+    tasks = adaptation.Task(images(WAYS), labels(WAYS), images(QUERIES), labels(QUERIES))
+    return {"net": net, "generator": cxgrad.init_generator(jax.random.key(1), CONTEXT_SIZE, 4)}, tasks
+
+
+def make_step(form: Form, filters: int, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """(params, optimizer state, tasks) -> (params, optimizer state, loss, gradients)."""
+    net = Conv4(WAYS, filters, conv=CONVOLUTIONS[form.plan.convolution])
+    spec = adaptation.InnerLoop(form.method, INNER_STEPS, INNER_RATE, scan=form.plan.scan, context_size=CONTEXT_SIZE)
+
+    def step(params, state, tasks):
+        def task_gradient(task):
+            return jax.value_and_grad(lambda params: adaptation.task_loss(spec, net.apply, params, task)[0])(params)
+
+        results = over_tasks(task_gradient, tasks, form.plan.task_loop)
+        loss, gradients = jax.tree.map(lambda leaf: leaf.mean(axis=0), results)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, loss, gradients
+
+    return step
+
+
+def prepare(form: Form, filters: int, params: dict, tasks: adaptation.Task) -> tuple[Callable[[], Any], dict]:
+    """Compile one form; a function that runs a step and waits for it, and what the compilation cost."""
+    if form.method != "cxgrad":
+        params = {"net": params["net"]}
+    optimizer = optax.adam(1e-3)
+    state = optimizer.init(params)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    compiled = jax.jit(make_step(form, filters, optimizer)).lower(params, state, tasks).compile()
+    row = {
+        **form._asdict(),
+        "plan": form.plan._asdict(),
+        "compile_s": time.perf_counter() - start,
+        "compile_cpu_s": time.process_time() - cpu_start,
+        "temporaries_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
+    }
+    return lambda: jax.block_until_ready(compiled(params, state, tasks)), row
+
+
+def torch_steps(params: dict, tasks: adaptation.Task) -> tuple[dict[str, Callable[[], Any]], dict[str, np.ndarray]]:
+    """The PyTorch step with all cores and with one thread, and its loss and gradients at the initial weights."""
+    import torch
+
+    from benchmarks import torch_maml
+
+    parameters, data = torch_maml.to_torch(params["net"], tasks)
+    step = torch_maml.meta_step(parameters, data, INNER_STEPS, INNER_RATE)
+
+    def with_threads(number: int) -> Callable[[], Any]:
+        def run():
+            torch.set_num_threads(number)
+            return step()
+
+        return run
+
+    cores = os.cpu_count() or 1
+    first = {"loss": with_threads(cores)().numpy()}
+    filters = params["net"]["conv3"]["kernel"].shape[3]
+    for name, leaf in parameters.items():
+        first[name] = torch_maml.from_torch(name, leaf.grad, filters)
+    return {"torch": with_threads(cores), "torch, 1 thread": with_threads(1)}, first
+
+
+def largest_difference(loss, gradients: dict, expected: dict[str, np.ndarray]) -> float:
+    """Largest |a - b| / max|b| over loss and gradients. Raises RuntimeError if it is more than TOLERANCE."""
+    got = {f"{layer}/{name}": leaf for layer, leaves in gradients["net"].items() for name, leaf in leaves.items()}
+    got["loss"] = loss
+    worst = max(float(np.max(np.abs(got[k] - v)) / np.max(np.abs(v))) for k, v in expected.items())
+    if not worst <= TOLERANCE:
+        raise RuntimeError(f"JAX and PyTorch differ by {worst:.1e} in loss or gradients; timings would mean nothing.")
+    return worst
+
+
+def time_in_turn(runs: dict[str, tuple[Callable[[], Any], int]]) -> dict[str, dict[str, Any]]:
+    """Wall and CPU milliseconds of each run's steps, one step of each in turn; a first step of each is not counted."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for round_number in range(1 + max(rounds for _, rounds in runs.values())):
+        for name, (run, rounds) in runs.items():
+            if round_number > rounds:
+                continue
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            if round_number:
+                times[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+    rows = {}
+    for name, pairs in times.items():
+        wall, cpu = zip(*pairs, strict=True)
+        rows[name] = {"step_ms": {"median": statistics.median(wall), "min": min(wall)}, "cpu_ms": min(cpu)}
+    return rows
+
+
+def measure(size: Size, repeats: int, quick: bool) -> dict[str, Any]:
+    """Everything about one size: rows by form, ratios, and the difference from PyTorch (None without PyTorch)."""
+    params, tasks = make_problem(size)
+    runs, rows, difference = {}, {}, None
+    for name, form in forms(quick).items():
+        run, rows[name] = prepare(form, size.filters, params, tasks)
+        runs[name] = (run, min(repeats, form.rounds or repeats))
+    if find_spec("torch") is not None:
+        torch_runs, first = torch_steps(params, tasks)
+        difference = largest_difference(*runs["maml"][0]()[2:], first)
+        runs |= {name: (run, repeats) for name, run in torch_runs.items()}
+    for name, row in time_in_turn(runs).items():
+        rows.setdefault(name, {}).update(row)
+    result = {"size": size._asdict(), "difference_from_torch": difference, "forms": rows}
+    result["cxgrad_to_maml"] = ratios(rows["cxgrad"], rows["maml"])
+    if difference is not None:
+        for row in rows.values():
+            row["to_torch"] = ratios(row, rows["torch"])
+            row["cpu_to_one_thread_torch"] = row["cpu_ms"] / rows["torch, 1 thread"]["cpu_ms"]
+    return result
+
+
+def ratios(row: dict, reference: dict) -> dict[str, float]:
+    """Median to median, fastest to fastest, CPU time to CPU time."""
+    return {key: row["step_ms"][key] / reference["step_ms"][key] for key in ("median", "min")} | {
+        "cpu": row["cpu_ms"] / reference["cpu_ms"]
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    packages = [name for name in ("jax", "jaxlib", "flax", "torch") if find_spec(name) is not None]
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_average_1_min": os.getloadavg()[0],
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def show(name: str, result: dict[str, Any]) -> None:
+    side, channels, filters = result["size"].values()
+    table = Table(title=f"{name}: {side} px, {channels} channels, {filters} filters, {TASKS} tasks, second order")
+    for column in ("form", "compile s", "step ms (median / min)", "CPU ms", "to PyTorch (median / min)", "temp MiB"):
+        table.add_column(column, justify="left" if column == "form" else "right")
+    for form, row in result["forms"].items():
+        step, to_torch = row["step_ms"], row.get("to_torch")
+        table.add_row(
+            form,
+            f"{row['compile_s']:.1f}" if "compile_s" in row else "-",
+            f"{step['median']:.0f} / {step['min']:.0f}",
+            f"{row['cpu_ms']:.0f}",
+            f"{to_torch['median']:.2f} / {to_torch['min']:.2f}" if to_torch else "no PyTorch",
+            f"{row['temporaries_mib']:.0f}" if "temporaries_mib" in row else "-",
+        )
+    console = Console(width=110)
+    console.print(table)
+    console.print("CxGrad to MAML: " + ", ".join(f"{k} {v:.2f}" for k, v in result["cxgrad_to_maml"].items()))
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    unknown = [name for name in _SIZES.value if name not in SIZES]
+    if unknown:
+        raise app.UsageError(str(UserError(f"--sizes has {unknown[0]!r}, but takes {', '.join(SIZES)}.")))
+    jax.config.update("jax_enable_compilation_cache", False)
+    report: dict[str, Any] = {"machine": machine(), "sizes": {}}
+    for name in _SIZES.value:
+        report["sizes"][name] = measure(SIZES[name], 3 if _QUICK.value else _REPEATS.value, _QUICK.value)
+        show(name, report["sizes"][name])
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    report["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    if _OUT.value:
+        Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
+        Path(_OUT.value).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

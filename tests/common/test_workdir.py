@@ -1,0 +1,97 @@
+"""The work directory: whose it is, and that nothing in it is lost."""
+
+import json
+
+import pytest
+
+from common import workdir
+from common.errors import UserError
+from tests.common.toys import running
+
+
+def test_opened_twice_by_the_same_config(tmp_path):
+    for _ in range(2):
+        workdir.open_for_training(tmp_path / "a" / "b", running.toy())
+    sessions = json.loads((tmp_path / "a" / "b" / "environment.json").read_text())
+    assert len(sessions) == 2
+    assert sessions[0].keys() >= {"python", "packages", "devices", "git", "processes"}
+    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text())["batch_size"] == 16
+
+
+def test_another_config_is_refused_by_field(tmp_path):
+    workdir.open_for_training(tmp_path, running.toy())
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"has another config \(width: 8 -> 9\); choose another --workdir, or start"):
+        workdir.open_for_training(tmp_path, running.toy(width=9))
+    many = running.toy("refresh", width=9, batch_size=8, learning_rate=1.0, num_steps=3, seed=2, save_every_steps=1)
+    with pytest.raises(UserError, match=r"batch_size: 16 -> 8; .*; \.\.\.\)"):
+        workdir.check_config(tmp_path, many)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_fields_of_the_evaluation_may_differ(tmp_path):
+    workdir.open_for_training(tmp_path, running.toy())
+    workdir.check_config(tmp_path, running.toy(eval_batch_size=3))
+    assert workdir.default_path(running.toy()) == workdir.default_path(running.toy(eval_batch_size=3))
+    assert workdir.default_path(running.toy()) != workdir.default_path(running.toy(width=9))
+    assert str(workdir.default_path(running.toy("refresh", seed=4))).startswith("runs/toy-refresh-seed4-")
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"The work directory .* cannot be used \(.*\); choose another --workdir"):
+            workdir.open_for_training(path, running.toy())
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / ".hidden").write_text("")
+    with pytest.raises(UserError, match=r"holds 'thesis.tex' but no config.json, so it is no run of this project"):
+        workdir.open_for_training(tmp_path, running.toy())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "thesis.tex"]
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_killed_while_the_config_was_written(tmp_path):
+    (tmp_path / "config.json.partial").write_text('{"na')
+    workdir.open_for_training(tmp_path, running.toy())
+    assert json.loads((tmp_path / "config.json").read_text())["name"] == "toy"
+
+
+def test_config_that_cannot_be_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"na')
+    with pytest.raises(
+        UserError, match=r"config.json is not readable as JSON .* restore it or choose another --workdir"
+    ):
+        workdir.open_for_training(tmp_path, running.toy())
+    assert (tmp_path / "config.json").read_text() == '{"na'
+
+
+@pytest.mark.parametrize("text", ["[{", '{"python": "3"}'])
+def test_environment_that_cannot_be_read(text, tmp_path):
+    workdir.open_for_training(tmp_path, running.toy())
+    (tmp_path / "environment.json").write_text(text)
+    with pytest.raises(UserError, match=r"environment.json is not a list of sessions; remove or restore it"):
+        workdir.open_for_training(tmp_path, running.toy())
+    assert (tmp_path / "environment.json").read_text() == text
+
+
+def test_evaluating_where_there_is_no_run(tmp_path):
+    with pytest.raises(UserError, match=r"There is no run in .*; train first with the same command and --mode=train"):
+        workdir.check_config(tmp_path / "absent", running.toy())
+    assert not (tmp_path / "absent").exists()
+
+
+def test_results_are_never_overwritten(tmp_path):
+    files = [workdir.write_results(tmp_path, "eval", {"loss": loss}).name for loss in (1.0, 1.0, 2.0, 3.0, 2.0)]
+    assert files == ["eval.json", "eval.json", "eval-2.json", "eval-3.json", "eval-2.json"]
+    assert [json.loads((tmp_path / name).read_text())["loss"] for name in files] == [1.0, 1.0, 2.0, 3.0, 2.0]
+
+
+def test_done(tmp_path):
+    assert not workdir.is_done(tmp_path)
+    workdir.mark_done(tmp_path)
+    assert workdir.is_done(tmp_path)
+    assert not workdir.is_done(tmp_path / "absent")

@@ -1,0 +1,19 @@
+"""One finished run that several tests look at."""
+
+import pytest
+
+from tests.fewshot import cli
+
+# Saved and evaluated at different steps, and long enough to be killed several times on the way.
+FIELDS = {"num_steps": 40, "save_every_steps": 3, "eval_every_steps": 8, "keep_best": 3}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> cli.Run:
+    """CxGrad from the command line, without a break, on one device."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cli.LOG_COMPILES.items():
+            patch.setenv(name, value)
+        out, error = cli.run("cxgrad", folder, **FIELDS)
+    return cli.Run(folder, FIELDS, out, cli.compiled(error))

@@ -1,0 +1,251 @@
+"""The rules of the house, checked on the files themselves."""
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import common
+
+ROOT = Path(__file__).parents[1]
+METHODS = sorted(path.parent.name for path in ROOT.glob("*/main.py"))
+PACKAGES = ["common", *METHODS]
+CODE = sorted(path for package in [*PACKAGES, "benchmarks"] for path in (ROOT / package).rglob("*.py"))
+CONFIGS = sorted(
+    path for method in METHODS for path in (ROOT / method / "configs").glob("*.py") if path.name != "__init__.py"
+)
+MOST_LINES, MEDIAN_LINES = 450, 160
+
+
+def named(path):
+    """For the names of test cases."""
+    return str(path.relative_to(ROOT))
+
+
+def imports(path):
+    """All modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def tracked():
+    """All files of the repository that are or may be committed, as text."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file():
+            content = path.read_bytes()
+            if b"\0" not in content:
+                yield path, content.decode(errors="replace")
+
+
+def test_there_is_something_to_check():
+    assert METHODS
+    assert len(CODE) > 20
+    assert CONFIGS
+
+
+def test_arrows_go_from_method_to_common_only():
+    for path in CODE:
+        package = path.relative_to(ROOT).parts[0]
+        tops = {module.partition(".")[0] for module in imports(path)}
+        if package == "common":
+            assert not tops & {*METHODS, "benchmarks", "tests"}, path
+        elif package in METHODS:
+            assert not tops & ({*METHODS, "benchmarks", "tests"} - {package}), path
+
+
+def test_no_tensorflow_or_torch_where_models_are_trained():
+    allowed = {"common/data"}  # preparing a data set may need TensorFlow
+    for path in CODE:
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith("benchmarks/") or any(name.startswith(folder) for folder in allowed):
+            continue
+        tops = {module.partition(".")[0] for module in imports(path)}
+        assert not tops & {"tensorflow", "torch"}, path
+
+
+def test_there_is_one_training_loop():
+    """Only `common` names the stepper, and only its loop runs over the steps of a config or calls a train step."""
+    for path in CODE:
+        name, package = path.relative_to(ROOT).as_posix(), path.relative_to(ROOT).parts[0]
+        if package == "benchmarks":
+            continue
+        tree = ast.parse(path.read_text())
+        if package != "common":
+            assert "common.step" not in {module.rpartition(".")[0] for module in imports(path)} | imports(path), path
+        for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While)):
+            called = {_called(node) for node in ast.walk(loop) if isinstance(node, ast.Call)}
+            assert not called & {"train_step", "stepper", "_one_step"} or name == "common/loop.py", (name, loop.lineno)
+            header = ast.unparse(loop.iter if isinstance(loop, ast.For) else loop.test)
+            second = "config.num_steps" in header and name != "common/loop.py"
+            assert not second, f"{name}:{loop.lineno} looks like a second training loop: {header}"
+    assert re.search(r"while step < self\.config\.num_steps", (ROOT / "common/loop.py").read_text())
+
+
+def _called(node):
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def test_files_are_short():
+    lengths = {named(path): len(path.read_text().splitlines()) for path in CODE}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}
+    assert statistics.median(lengths.values()) <= MEDIAN_LINES
+
+
+def test_nothing_names_this_machine_or_a_registry():
+    # Put together here, so that this file does not hold what it looks for.
+    machine = [rf"(?<![\w.])/{folder}/" for folder in ("work", "root", "home/\\w+", "tmp/" + "venv")]
+    registries = [
+        "pypi" + r"\.org",
+        "pythonhosted" + r"\.org",
+        "artifac" + "tory",
+        "proxy" + r"\.golang",
+        "--(extra-)?index-url",
+    ]
+    pattern = re.compile("|".join(machine + registries))
+    found = [f"{named(path)}: {match[0]}" for path, text in tracked() if (match := pattern.search(text))]
+    assert found == []
+
+
+def test_no_unfinished_business():
+    pattern = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
+    found = [
+        f"{named(path)}: {match[0]}"
+        for path, text in tracked()
+        if path.suffix == ".py" and (match := pattern.search(text))
+    ]
+    assert found == []
+
+
+def test_errors_of_users_are_no_assertions_and_nothing_is_swallowed():
+    for path in CODE:
+        if path.relative_to(ROOT).parts[0] == "benchmarks":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"
+            if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                assert caught not in ("everything", "Exception", "BaseException"), f"{path}:{node.lineno}"
+
+
+def _raises_again(handler):
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
+
+
+def test_seeds_do_not_depend_on_the_process():
+    for path in CODE:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert "hash" not in {node.func.id for node in calls if isinstance(node.func, ast.Name)}, path
+
+
+def test_common_is_ours_and_hides_no_module_of_python():
+    assert Path(common.__file__).parent == ROOT / "common"
+    assert not set(PACKAGES) & sys.stdlib_module_names
+    # Modules inside packages are safe with absolute imports, unless their folder itself is put on the path.
+    top = {path.stem for path in ROOT.glob("*.py")}
+    assert not top & sys.stdlib_module_names
+
+
+def test_public_functions_and_files_are_described():
+    for path in CODE:
+        tree = ast.parse(path.read_text())
+        if tree.body and path.relative_to(ROOT).parts[0] != "benchmarks":
+            assert ast.get_docstring(tree), f"{path} does not say what it is"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_same_rooms(method):
+    folder = ROOT / method
+    for name in ("main.py", "experiment.py", "train.py", "README.md"):
+        assert (folder / name).is_file(), name
+    assert len((folder / "main.py").read_text().splitlines()) <= 40
+    assert (folder / "configs").is_dir()
+    assert f"{method}/" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=named)
+def test_config_file(path):
+    """Builds every variant, fast and without jax."""
+    program = (
+        "import importlib.util, sys, time\n"
+        "from ml_collections import ConfigDict\n"
+        "import common.config\n"
+        "started = time.process_time()\n"
+        "spec = importlib.util.spec_from_file_location('config', sys.argv[1])\n"
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "assert isinstance(module.get_config(), ConfigDict)\n"
+        "for variant in module.VARIANTS:\n"
+        "    assert module.get_config(variant).variant == variant\n"
+        "    common.config.to_json(module.get_config(variant))\n"
+        "assert 'smoke' in module.VARIANTS\n"
+        "assert not {'jax', 'tensorflow', 'torch'} & sys.modules.keys()\n"
+        "print(time.process_time() - started)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=named)
+def test_config_file_says_how_to_run_it(path):
+    described = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"--config={path.relative_to(ROOT).as_posix()}" in described
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=named)
+def test_every_field_of_a_config_is_read(path):
+    method = path.relative_to(ROOT).parts[0]
+    read = set()
+    for file in CODE:
+        if file.relative_to(ROOT).parts[0] in ("common", method) and "configs" not in file.parts:
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Attribute):
+                    read.add(node.attr)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    read.add(node.value.rpartition(".")[2])
+                elif isinstance(node, ast.arg | ast.keyword) and node.arg:  # a group passed on as keyword arguments
+                    read.add(node.arg)
+    assert {field.rpartition(".")[2] for field in _fields(path)} - read == set()
+
+
+def _fields(path):
+    program = (
+        "import importlib.util, sys; from common.config import flatten\n"
+        "spec = importlib.util.spec_from_file_location('config', sys.argv[1])\n"
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "print(*flatten(module.get_config()))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def test_everything_can_be_imported_without_tensorflow_and_torch():
+    program = (
+        "import importlib, sys\n"
+        "for name in ('tensorflow', 'torch', 'tensorboardX', 'wandb'): sys.modules[name] = None\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print(len(sys.argv) - 1)"
+    )
+    files = [path for path in CODE if path.relative_to(ROOT).parts[0] in PACKAGES]
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
+    done = subprocess.run([sys.executable, "-c", program, *modules], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(modules)
