@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 
 
-def to_torch(net: dict[str, dict[str, Any]], tasks: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def to_torch(
+    net: dict[str, dict[str, Any]], tasks: Any, dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     """Weights of `models.Conv4` and images as PyTorch lays them out: NCHW, OIHW, head [classes, features]."""
     parameters = {}
     filters = net["conv3"]["kernel"].shape[3]
@@ -20,20 +22,19 @@ def to_torch(net: dict[str, dict[str, Any]], tasks: Any) -> tuple[dict[str, torc
                 array = array.reshape(side, side, filters, -1).transpose(3, 2, 0, 1).reshape(array.shape[1], -1)
             elif name == "kernel":
                 array = array.transpose(3, 2, 0, 1)
-            parameters[f"{layer}/{name}"] = torch.tensor(np.ascontiguousarray(array)).requires_grad_()
+            parameters[f"{layer}/{name}"] = torch.tensor(np.ascontiguousarray(array), dtype=dtype).requires_grad_()
     data = []
     for leaf in tasks:
         array = np.asarray(leaf)
         if array.ndim == 5:
-            data.append(torch.tensor(np.ascontiguousarray(array.transpose(0, 1, 4, 2, 3))))
+            data.append(torch.tensor(np.ascontiguousarray(array.transpose(0, 1, 4, 2, 3)), dtype=dtype))
         else:
             data.append(torch.tensor(array, dtype=torch.int64))
     return parameters, data
 
 
-def from_torch(name: str, gradient: torch.Tensor, filters: int) -> np.ndarray:
+def from_torch(name: str, array: np.ndarray, filters: int) -> np.ndarray:
     """A gradient of one of `to_torch`'s parameters, laid out as in `models.Conv4`."""
-    array = gradient.numpy()
     if name == "head/kernel":
         side = int((array.shape[1] // filters) ** 0.5)
         return array.reshape(-1, filters, side, side).transpose(2, 3, 1, 0).reshape(array.shape[1], -1)

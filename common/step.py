@@ -1,4 +1,4 @@
-"""The train step as one compiled program: draw the batch, split it over the devices, step, add up the metrics."""
+"""The train step as one compiled program (draw the batch, split it over the devices, step), and its metrics' sums."""
 
 import time
 from collections.abc import Callable
@@ -24,12 +24,13 @@ class Accumulated(NamedTuple):
     first_bad_step: Int[Array, ""]  # the first step with a non-finite metric, else the largest int32
 
 
+@jax.jit
 def accumulate(accumulated: Accumulated, metrics: dict[str, tuple[Any, Any]], step: Int[Array, ""]) -> Accumulated:
     """Add one step's (sum, count) pairs."""
-    sums, finite = {}, jnp.array(True)
+    sums, finite = dict(accumulated.sums), jnp.array(True)
     for name, (total, count) in metrics.items():
         total, count = jnp.asarray(total, jnp.float32), jnp.asarray(count, jnp.float32)
-        before = accumulated.sums.get(name, (0.0, 0.0))
+        before = sums.get(name, (0.0, 0.0))
         sums[name] = (before[0] + total, before[1] + count)
         finite &= jnp.isfinite(total)
     bad = jnp.where(finite, _NEVER, step).astype(jnp.int32)
@@ -68,6 +69,7 @@ class Stepper:
 
     def __init__(self, experiment: Experiment, data: PyTree, seed: int):
         self.experiment, self.data, self.seed = experiment, data, seed
+        self._placed_seed = parallel.place(np.uint32(seed), parallel.replicated())
         self.compile_seconds = 0.0
         self.temporary_bytes = 0
         self._programs: dict[int, Any] = {}
@@ -76,47 +78,37 @@ class Stepper:
             self._loader = _HostBatches(experiment.host_batch, experiment.batch_field, seed)
 
     def __call__(self, state: TrainState, accumulated: Accumulated, step: int) -> tuple[TrainState, Accumulated]:
-        """One step; `state` and `accumulated` are donated unless the step is a host step."""
+        """One step; `state` is donated unless the step is a host step."""
         batch = self._loader.get(step) if self._loader else None
         since, function = self.experiment.step_function(step)
         if self.experiment.host_step:
-            return _step(self.experiment, function, state, accumulated, self.data, batch, self.seed)
-        seed = parallel.place(np.uint32(self.seed), parallel.replicated())
-        if since not in self._programs:
-            # Later programs begin with the sums that the first one has.
-            self._programs[since] = self._compile(function, state, accumulated, batch, seed)
-        if accumulated.sums.keys() != self._metric_names:
-            accumulated = self._with_zeros(accumulated)
-        return self._programs[since](state, accumulated, self.data, batch, seed)
+            state, metrics = _step(self.experiment, function, state, self.data, batch, self.seed)
+        else:
+            if since not in self._programs:
+                self._programs[since] = self._compile(function, state, batch)
+            state, metrics = self._programs[since](state, self.data, batch, self._placed_seed)
+        return state, accumulate(accumulated, metrics, step + 1)
 
     def close(self) -> None:
         """Let the thread that makes host batches go."""
         if self._loader is not None:
             self._loader.close()
 
-    def _compile(self, function: TrainStep, state, accumulated, batch, seed):
-        def train_step(state, accumulated, data, batch, seed):
-            return _step(self.experiment, function, state, accumulated, data, batch, seed)
+    def _compile(self, function: TrainStep, state, batch):
+        def train_step(state, data, batch, seed):
+            return _step(self.experiment, function, state, data, batch, seed)
 
         started = time.perf_counter()
-        out = jax.eval_shape(train_step, state, accumulated, self.data, batch, seed)
-        self._metric_names = out[1].sums.keys()
-        jitted = jax.jit(train_step, donate_argnums=(0, 1), out_shardings=parallel.replicated())
-        compiled = jitted.lower(state, self._with_zeros(accumulated), self.data, batch, seed).compile()
+        jitted = jax.jit(train_step, donate_argnums=0, out_shardings=parallel.replicated())
+        compiled = jitted.lower(state, self.data, batch, self._placed_seed).compile()
         self.compile_seconds += time.perf_counter() - started
         memory = compiled.memory_analysis()
         self.temporary_bytes = getattr(memory, "temp_size_in_bytes", 0)
         return compiled
 
-    def _with_zeros(self, accumulated: Accumulated) -> Accumulated:
-        """Sums of 0 for the names that have none yet; a program takes and gives the same names."""
-        zero = parallel.place(np.float32(0), parallel.replicated())
-        sums = {name: accumulated.sums.get(name, (zero.copy(), zero.copy())) for name in self._metric_names}
-        return accumulated._replace(sums=sums)
 
-
-def _step(experiment: Experiment, function: TrainStep, state, accumulated, data, batch, seed):
-    """The pure program: everything from the step counter to the added metrics."""
+def _step(experiment: Experiment, function: TrainStep, state, data, batch, seed):
+    """The pure program, from the step counter to the metrics."""
     if experiment.batch is not None:
         batch = experiment.batch(data, state.step, rng.stream(seed, "batch", state.step))
     if not experiment.host_step:
@@ -124,7 +116,7 @@ def _step(experiment: Experiment, function: TrainStep, state, accumulated, data,
         batch = parallel.constrain_batch(batch)
     done = state.step
     state, metrics = function(state, data, batch, rng.stream(seed, "step", done))
-    return state.replace(step=done + 1), accumulate(accumulated, metrics, done + 1)
+    return state.replace(step=done + 1), metrics
 
 
 class _HostBatches:

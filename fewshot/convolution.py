@@ -115,7 +115,7 @@ def _kernel_gradient(x: Array, g: Array, stride: int) -> Array:
     if block == n:
         return _block_kernel_gradient(x, g, stride)
     blocks = tuple(array.reshape(n // block, block, *array.shape[1:]) for array in (x, g))
-    return jnp.sum(lax.map(lambda pair: _block_kernel_gradient(*pair, stride), blocks), axis=0)
+    return jnp.sum(lax.map(lambda pair: _block_kernel_gradient(pair[0], pair[1], stride), blocks), axis=0)
 
 
 def _block_kernel_gradient(x: Array, g: Array, stride: int) -> Array:

@@ -118,6 +118,7 @@ def test_sigterm_saves_and_the_resumed_run_equals_the_straight_one(tmp_path):
     running.assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_sigterm_during_evaluation_is_made_up_for(tmp_path):
     config = running.toy(slow="evaluate", slow_seconds=1.0, eval_every_steps=10)
     process = running.start(config, tmp_path / "run")

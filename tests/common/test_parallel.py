@@ -52,6 +52,7 @@ def test_eight_devices_equal_one_for_every_toy(name, tmp_path):
         np.testing.assert_allclose(np.divide(*norms), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_on_eight_devices_restored_on_one_and_back(tmp_path):
     config = running.toy("two_optimizers", num_steps=10)
     program = (
@@ -115,6 +116,7 @@ def test_two_processes_equal_one_and_stop_together(tmp_path):
     assert_close_runs(tmp_path / "one", folder, 1e-5)
 
 
+@pytest.mark.slow
 def test_rows_split_over_the_devices_give_the_same(tmp_path):
     """Large data arrays live in parts; the smallest size for that is set to nothing here."""
     program = (

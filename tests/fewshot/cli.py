@@ -16,7 +16,7 @@ from fewshot import experiment
 from tests.common.toys import running
 
 ROOT = Path(__file__).parents[2]
-TINY = {
+TINY: dict[str, Any] = {
     "glyphs.difficulty": "easy",
     "glyphs.instances_per_class": 20,
     "image_size": 16,
@@ -45,9 +45,9 @@ class Run(NamedTuple):
     compiled: collections.Counter[str]
 
 
-def config(name: str, variant: str = "smoke", **fields: Any) -> ConfigDict:
+def config(name: str, **fields: Any) -> ConfigDict:
     """The config of fewshot/configs/<name>.py at tiny size, with some (dotted) fields changed."""
-    built = importlib.import_module(f"fewshot.configs.{name}").get_config(variant)
+    built = importlib.import_module(f"fewshot.configs.{name}").get_config("smoke")
     built.update_from_flattened_dict(TINY | fields)
     return built.lock()
 
@@ -83,7 +83,7 @@ def run(name: str, folder: Path, *flags: str, devices: int = 1, code: int = 0, *
 
 def compiled(error: str) -> collections.Counter[str]:
     """How often each function was compiled, from the standard error of a process with LOG_COMPILES."""
-    return collections.Counter(re.findall(r"^WARNING\S* Compiling jit\((\w+)\)", error, re.MULTILINE))
+    return collections.Counter(re.findall(r"^WARNING:.*: Compiling jit\((\w+)\)", error, re.MULTILINE))
 
 
 def logged_step(folder: Path) -> int:

@@ -1,11 +1,13 @@
 """One finished run that several tests look at."""
 
+from typing import Any
+
 import pytest
 
 from tests.fewshot import cli
 
 # Saved and evaluated at different steps, and long enough to be killed several times on the way.
-FIELDS = {"num_steps": 40, "save_every_steps": 3, "eval_every_steps": 8, "keep_best": 3}
+FIELDS: dict[str, Any] = {"num_steps": 40, "save_every_steps": 3, "eval_every_steps": 8, "keep_best": 3}
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import importlib
 import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,7 +174,7 @@ class StubTest(PerExample):
         self.count = 6
 
     def __call__(self, state, data):
-        return EpisodeOutput(np.zeros((6, 15, 5), np.float32), np.zeros(6, np.float32), {})
+        return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {})
 
 
 def test_damaged_checkpoint_of_the_ensemble(finished, tmp_path):

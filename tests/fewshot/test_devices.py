@@ -1,6 +1,7 @@
 """Eight virtual devices, or two processes, train as one device does; and a run can move between them."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,17 +9,24 @@ import pytest
 from tests.common.toys import running
 from tests.fewshot import cli
 
-# Plain SGD: Adam turns rounding noise into full steps.
+# Plain SGD, because Adam turns rounding noise into full steps; and a small rate: with 0.1 CxGrad agrees to 1e-7 for ten
+# steps, and then the rounding of one step decides which of two equal pixels a max-pooling takes.
 CONFIG = """
 import importlib
 
 
 def get_config(name):
     config = importlib.import_module(f"fewshot.configs.{name}").get_config("smoke")
-    config.optimizer.update({"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "nesterov": False})
+    config.optimizer.update({"name": "sgd", "learning_rate": 0.01, "momentum": 0.0, "nesterov": False})
     return config
 """
-FIELDS = {"tasks_per_step": 8, "num_steps": 20, "eval_every_steps": 20, "save_every_steps": 20, "eval_episodes": 8}
+FIELDS: dict[str, Any] = {
+    "tasks_per_step": 8,
+    "num_steps": 20,
+    "eval_every_steps": 20,
+    "save_every_steps": 20,
+    "eval_episodes": 8,
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +81,7 @@ def test_training_moves_the_parameters(sgd, on_one_device, tmp_path):
     cli.run(f"{sgd}:maml", tmp_path / "run", **FIELDS | {"num_steps": 1})
     first, last = running.state_on_disk(tmp_path / "run"), running.state_on_disk(on_one_device("maml"))
     moved = {path: np.abs(first[path] - last[path]).max() for path in first if path.startswith("['params']")}
-    assert min(moved.values()) > 1e-4, moved
+    assert min(moved.values()) > 1e-5, moved
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_terminated_run_saves_leaves_and_resumes(finished, tmp_path):
     started = time.monotonic()
     out, _ = running.finish(process, 0)
     assert time.monotonic() - started < 10
-    stopped = int(re.search(r"run: stopped, saved at step (\d+); run the same command to resume", out)[1])
+    (stopped,) = map(int, re.findall(r"run: stopped, saved at step (\d+); run the same command to resume", out))
     assert running.state_on_disk(folder)["['step']"] == stopped
     if stopped < 8:  # before the first evaluation nothing can be chosen for the test
         _, error = cli.run("cxgrad", folder, "--mode=eval", code=2, **finished.fields)

@@ -1,6 +1,7 @@
 """Which data, episodes, parameters and programs a config stands for, that every option runs, and that they learn."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from common import loop, parallel, rng
 from common.data import registry
+from common.experiment import Experiment
 from fewshot import episodes, experiment
 from tests.common.toys import running
 from tests.fewshot import cli
@@ -26,14 +28,24 @@ def build(name="cxgrad", **fields):
     return experiment.build(cli.config(name, **fields), {})
 
 
+def host_batch(built: Experiment, seed: int, step: int) -> np.ndarray:
+    assert built.host_batch is not None
+    return built.host_batch(seed, step)
+
+
+def device_batch(built: Experiment, step: int) -> jax.Array:
+    assert built.batch is not None
+    return built.batch(built.data, jnp.asarray(step), rng.stream(0, "batch", step))
+
+
 # --- data and episodes ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", ["device", "official"])
 def test_training_episodes_hold_training_classes_alone(sampler):
-    config = cli.config("cxgrad", sampler=sampler, tasks_per_step=250)
-    built = experiment.build(config, {})
-    splits = registry.load("glyphs", task="fewshot", image_size=16, channels=1, options=config.glyphs.to_dict()).splits
+    built = build(sampler=sampler, tasks_per_step=250)
+    options = {"difficulty": "easy", "instances_per_class": 20}
+    splits = registry.load("glyphs", task="fewshot", image_size=16, channels=1, options=options).splits
     names = {split: set(data.class_names) for split, data in splits.items()}
     assert not names["train"] & names["validation"]
     assert not (names["train"] | names["validation"]) & names["test"]
@@ -42,10 +54,8 @@ def test_training_episodes_hold_training_classes_alone(sampler):
 
     labels, seen = splits["train"].labels, set()
     for step in range(4):
-        if sampler == "official":
-            batch = built.host_batch(config.seed, step)
-        else:
-            batch = np.asarray(built.batch(built.data, step, rng.stream(0, "batch", step)))
+        drawn = host_batch(built, 0, step) if sampler == "official" else device_batch(built, step)
+        batch = np.asarray(drawn)
         assert batch.shape == (250, 5, 4)
         assert all(len(np.unique(episode)) == 20 for episode in batch)  # support and query share no image
         classes = labels[batch]
@@ -68,9 +78,9 @@ def test_evaluation_episodes_are_the_official_ones_whatever_the_seed():
 def test_official_training_episodes_count_on():
     built = build(sampler="official")
     sizes = np.full(len(built.data["train"]) // 20, 20)
-    drawn = np.concatenate([built.host_batch(0, step) for step in range(3)])
+    drawn = np.concatenate([host_batch(built, 0, step) for step in range(3)])
     np.testing.assert_array_equal(drawn, episodes.official_episodes(985773, 0, 6, sizes, 5, 1, 3))
-    assert (built.host_batch(1, 0) != built.host_batch(0, 0)).any()
+    assert (host_batch(built, 1, 0) != host_batch(built, 0, 0)).any()
 
 
 def test_model_seed_decides_the_initial_parameters():
@@ -97,7 +107,7 @@ def test_evaluation_does_not_depend_on_the_batch(little_optimization):
 
 # --- options --------------------------------------------------------------------------------------------------------
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "data": {"normalize": "dataset", "dtype": "bfloat16", "batch_norm": "support_stats", "ensemble": "probabilities"},
     "network": {"norm": "layer", "pooling": False, "remat": True, "ways": 2, "shots": 2},
     "MAML++": {"learned_inner_rates": True, "multi_step_loss_epochs": 1, "per_step_norm": True},
@@ -129,7 +139,7 @@ def test_options_run_with_cxgrad(name, tmp_path):
 
 # --- learning -------------------------------------------------------------------------------------------------------
 
-EASY = {
+EASY: dict[str, Any] = {
     "filters": 16,
     "context_size": 20,
     "tasks_per_step": 4,
@@ -159,9 +169,7 @@ def test_learns_characters_of_unseen_scripts(name, tmp_path):
 def test_overfits_one_batch_of_tasks(name, tmp_path):
     config = cli.config(name, **EASY | {"tasks_per_step": 2})
     built = experiment.build(config, {})
-    fixed = jnp.asarray(
-        built.host_batch(0, 0) if built.host_batch else built.batch(built.data, 0, rng.stream(0, "batch"))
-    )
+    fixed = device_batch(built, 0)
     built = dataclasses.replace(built, batch=lambda data, step, key: fixed)
     assert loop.fit(built, config, tmp_path).finished
     losses = [line["loss"] for line in running.metrics(tmp_path) if line["kind"] == "train"]
