@@ -2,7 +2,7 @@
 
     python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3]
 
-Writes results/claims.json and results/claims.md, and the same table into README.md. Every cell is an ordinary run
+Writes results/claims.json, results/claims.md and a figure per family, and the same table into README.md. Every cell is an ordinary run
 through the command line; a finished one is not repeated, a broken one is resumed.
 """
 
@@ -15,10 +15,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 
-from common import writers
+from common import plots, writers
 from common.metrics import mean_ci95, paired_difference_ci95
 
 _ONLY = flags.DEFINE_string("only", "", "Run this family alone; the others keep their last results.")
@@ -82,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
             results[name] = {"setting": family.setting, "machine": machine(), "rows": _run_family(name, family)}
             out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(results, indent=2) + "\n")
+            draw(results[name], out / f"{file.stem}-{name}.png")
     text = markdown(results)
     file.with_suffix(".md").write_text(text)
     print(text)
@@ -154,6 +156,16 @@ def markdown(results: Mapping[str, dict]) -> str:
             lines.append(f"| {row['name']} | {' | '.join(cells)} | {minutes:.1f} | `{row['command']}` |")
         lines.append("")
     return "\n".join(lines)
+
+
+def draw(family: Mapping[str, Any], path: Path) -> None:
+    """Bars of the first metric: mean over seeds, 95 % interval."""
+    rows = family["rows"]
+    metric = next(key for key, value in rows[0].items() if isinstance(value, dict))
+    figure, axes = plots.figure(width=8.0)
+    means, spreads = ([row[metric][key] for row in rows] for key in ("mean", "ci95"))
+    plots.bars(axes, [row["name"] for row in rows], means, spreads, metric.replace("_", " "), title=family["setting"])
+    plots.save(figure, path)
 
 
 def _renew(readme: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from common import parallel
 from common.errors import UserError
+from common.metrics import select_top
 
 PyTree = Any
 T = TypeVar("T")
@@ -62,8 +63,8 @@ class Checkpoints:
 
     def best_steps(self, count: int) -> list[int]:
         """The `count` steps with the highest "best", best first; of equals the later first."""
-        scored = [(metrics["best"], step) for step in self.steps() if (metrics := self.manager.metrics(step))]
-        return [step for _, step in sorted(scored, reverse=True)[:count]]
+        scored = {step: metrics["best"] for step in self.steps() if (metrics := self.manager.metrics(step))}
+        return [list(scored)[place] for place in select_top(list(scored.values()), count)]
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """The state tree of `step` with the shapes, types and shardings of `like`, and its meta record.

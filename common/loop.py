@@ -22,6 +22,7 @@ from common.config import check
 from common.errors import UserError
 from common.experiment import Experiment, TrainState
 from common.interrupt import Interrupted, StopRequest
+from common.metrics import means
 from common.step import Stepper, first_bad_leaf, first_bad_step, host_sums, restore_accumulated
 
 PyTree = Any
@@ -190,8 +191,7 @@ class _Run:
             return accumulated
         sums = self._checked_sums(step, state, accumulated)
         if due(config.log_every_steps):
-            means = {name: total / count if count else math.nan for name, (total, count) in sums.items()}
-            self._write(step, "train", means)
+            self._write(step, "train", means(sums))
             accumulated = restore_accumulated({})
         if due(config.eval_every_steps):
             self._evaluate_and_save(step, state, accumulated, save=due(config.save_every_steps) or stopping)

@@ -1,7 +1,7 @@
 """Metrics as sums and counts, averaged once at the end, and confidence intervals of what they give."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,17 +17,7 @@ Numbers = Sequence[float | int] | np.ndarray
 _Z95 = 1.96
 
 
-def zeros_like_sums(shape_tree: Any) -> Any:
-    """Return zeros in the shapes and dtypes of `shape_tree`, for instance of `jax.eval_shape` of a step's Sums."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape_tree)
-
-
-def add(a: Sums, b: Sums) -> Sums:
-    """Return the sums and counts of both; the names must be the same (ValueError)."""
-    return jax.tree.map(jnp.add, a, b)
-
-
-def means(sums: Sums) -> dict[str, float]:
+def means(sums: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Return {name: sum / count} as Python floats, nan where the count is 0; waits for the device."""
     host = jax.device_get(sums)
     return {name: float(total) / float(count) if count else math.nan for name, (total, count) in host.items()}
@@ -85,6 +75,12 @@ def paired_difference_ci95(a: Numbers, b: Numbers) -> tuple[float, float]:
     if first.size != second.size:
         raise ValueError(f"pairs need equally many values, but there are {first.size} and {second.size}.")
     return mean_ci95(first - second)
+
+
+def select_top(values: Numbers, k: int) -> list[int]:
+    """Positions of the (at most) `k` best values, best first; of equals, the later comes first."""
+    ascending = np.argsort(np.asarray(values, np.float64), kind="stable")
+    return ascending[::-1][:k].tolist()
 
 
 def _one_dimensional(values: Numbers) -> np.ndarray:

@@ -3,8 +3,6 @@
 All functions are numpy in 64 bit: they run once, on logits that have left the device.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp
@@ -39,9 +37,3 @@ def ensemble_logits(logits: Float[np.ndarray, "M ..."], average: str = "logits")
     if average == "probabilities":
         return logsumexp(log_softmax(logits, axis=-1), axis=0) - np.log(len(logits))
     raise ValueError(f"average is {average!r}, but one of {', '.join(AVERAGES)} is expected.")
-
-
-def select_top(val_accuracy: Sequence[float] | Float[np.ndarray, " epochs"], k: int) -> list[int]:
-    """Positions of the (at most) `k` best validation accuracies, best first; of equals, the later comes first."""
-    ascending = np.argsort(np.asarray(val_accuracy, np.float64), kind="stable")
-    return ascending[::-1][:k].tolist()

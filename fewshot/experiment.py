@@ -85,9 +85,9 @@ def check_config(config: ConfigDict) -> None:
     check_positive(config, "num_steps", "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
     check_positive(config, "inner_learning_rate", "episodes_per_batch", "keep_best")
     for field in ("eval_episodes", "test_episodes"):
-        check(config, field, config[field] >= 2, "must be at least 2 for an interval over episodes")
+        check(config, field, getattr(config, field) >= 2, "must be at least 2 for an interval over episodes")
     for field in ("first_order_steps", "multi_step_loss_epochs", "context_learning_rate"):
-        check(config, field, config[field] >= 0, "must not be negative")
+        check(config, field, getattr(config, field) >= 0, "must not be negative")
     check(config, "seed", 0 <= config.seed < 2**32, "must lie in 0..4294967295")
     check(config, "model_seed", config.model_seed < 2**32, "must be below 4294967296, or negative to use config.seed")
     check_choice(config, "method", ("maml", "cxgrad"))

@@ -83,7 +83,9 @@ class Conv4(nn.Module):
     norm_steps: int = 0
     pooling: bool = True  # False: stride-2 convolutions and a global average
     conv_bias: bool = False
-    dtype: jnp.dtype = jnp.float32  # of the convolutions; norms, logits and losses keep the parameters' precision
+    dtype: jnp.dtype = jnp.dtype(
+        "float32"
+    )  # of the convolutions; norms, logits and losses keep the parameters' precision
     conv: Callable = convolution.native
 
     @nn.compact

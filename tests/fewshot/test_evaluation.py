@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fewshot.evaluation import AVERAGES, accuracy_report, ensemble_logits, select_top
+from common.metrics import select_top
+from fewshot.evaluation import AVERAGES, accuracy_report, ensemble_logits
 from tests.fewshot import official
 
 

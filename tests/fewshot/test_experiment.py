@@ -173,4 +173,4 @@ def test_overfits_one_batch_of_tasks(name, tmp_path):
     built = dataclasses.replace(built, batch=lambda data, step, key: fixed)
     assert loop.fit(built, config, tmp_path).finished
     losses = [line["loss"] for line in running.metrics(tmp_path) if line["kind"] == "train"]
-    assert losses[-1] < 0.05 < 1.0 < losses[0]
+    assert losses[-1] < 0.05 < 0.5 < losses[0]  # the first is a mean over 20 steps
