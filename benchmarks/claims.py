@@ -2,8 +2,8 @@
 
     python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3]
 
-Writes results/claims.json, results/claims.md and a figure per family, and the same table into README.md. Every cell is an ordinary run
-through the command line; a finished one is not repeated, a broken one is resumed.
+Writes results/claims.json, results/claims.md and a figure per family, and the same table into README.md. Every cell is
+an ordinary run through the command line; a finished one is not repeated, a broken one is resumed.
 """
 
 import datetime

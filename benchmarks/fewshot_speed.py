@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -218,14 +219,18 @@ def measure(size: Size, repeats: int, quick: bool) -> dict[str, Any]:
     for name, row in time_in_turn(runs).items():
         rows.setdefault(name, {}).update(row)
     for name, row in rows.items():
-        row["to_maml"] = ratios([row], [rows["maml"]])
+        row["to_maml"] = ratios(row, rows["maml"])
         if difference is not None and not name.startswith("torch"):
-            row["to_torch"] = ratios([row], [rows["torch"], rows["torch, 1 thread"]])
+            row["to_torch"] = ratios(row, rows["torch"], rows["torch, 1 thread"])
     return {"size": size._asdict(), "difference_from_torch_float64": difference, "forms": rows}
 
 
-def ratios(row: list[dict], references: list[dict]) -> dict[str, float]:
-    """Median to median, fastest to fastest, CPU time to CPU time; to the best of several references."""
+def ratios(row: dict, *references: dict) -> dict[str, float]:
+    """Median to median, fastest to fastest, CPU time to CPU time; each to the best of the references."""
+    ratio = {key: row["step_ms"][key] / min(r["step_ms"][key] for r in references) for key in ("median", "min")}
+    return ratio | {"cpu": row["cpu_ms"] / min(r["cpu_ms"] for r in references)}
+
+
 def machine() -> dict[str, Any]:
     """What the figures depend on besides the code."""
     model = platform.processor() or platform.machine()
@@ -246,23 +251,29 @@ def machine() -> dict[str, Any]:
 
 
 def show(name: str, result: dict[str, Any]) -> None:
+    """Print one size's rows; a ratio is median / fastest / CPU time."""
     side, channels, filters = result["size"].values()
-    table = Table(title=f"{name}: {side} px, {channels} channels, {filters} filters, {TASKS} tasks, second order")
-    for column in ("form", "compile s", "step ms (median / min)", "CPU ms", "to PyTorch (median / min)", "temp MiB"):
+    table = Table(title=f"{name}: {side} px, {channels} channel(s), {filters} filters, {TASKS} tasks, second order")
+    for column in ("form", "compile s", "step ms (median / min)", "CPU ms", "to MAML", "to PyTorch", "temp MiB"):
         table.add_column(column, justify="left" if column == "form" else "right")
+
+    def ratio(row: dict[str, Any], key: str) -> str:
+        return " / ".join(f"{value:.2f}" for value in row[key].values()) if key in row else "-"
+
     for form, row in result["forms"].items():
-        step, to_torch = row["step_ms"], row.get("to_torch")
         table.add_row(
             form,
             f"{row['compile_s']:.1f}" if "compile_s" in row else "-",
-            f"{step['median']:.0f} / {step['min']:.0f}",
+            f"{row['step_ms']['median']:.0f} / {row['step_ms']['min']:.0f}",
             f"{row['cpu_ms']:.0f}",
-            f"{to_torch['median']:.2f} / {to_torch['min']:.2f}" if to_torch else "no PyTorch",
+            ratio(row, "to_maml"),
+            ratio(row, "to_torch"),
             f"{row['temporaries_mib']:.0f}" if "temporaries_mib" in row else "-",
         )
-    console = Console(width=110)
+    console = Console(width=120)
     console.print(table)
-    console.print("CxGrad to MAML: " + ", ".join(f"{k} {v:.2f}" for k, v in result["cxgrad_to_maml"].items()))
+    if result["difference_from_torch_float64"] is None:
+        console.print("PyTorch is not installed: no ratios to it. `pip install leanvision[bench]` brings it.")
 
 
 def main(argv: list[str]) -> None:

@@ -112,7 +112,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "network": {"norm": "layer", "pooling": False, "remat": True, "ways": 2, "shots": 2},
     "MAML++": {"learned_inner_rates": True, "multi_step_loss_epochs": 1, "per_step_norm": True},
     "first order": {"second_order": False, "context": "off", "adapted": "all_and_norm"},
-    "unrolled": {"scaling": "fixed_one", "inner_loop": "unroll", "task_loop": "unroll", "remat": True},
+    "unrolled": {"scaling": "fixed_one", "inner_loop": "unroll", "task_loop": "map", "remat": True},
     "optimizer": {"optimizer.name": "adamw", "optimizer.clip_norm": 1.0, "optimizer.schedule": "cosine"},
 }
 
