@@ -142,7 +142,7 @@ def torch_step(params: dict, tasks: adaptation.Task, precision: str) -> tuple[Ca
     filters = params["net"]["conv3"]["kernel"].shape[3]
 
     def gradients() -> dict[str, np.ndarray]:
-        return {name: torch_maml.from_torch(name, leaf.grad, filters) for name, leaf in parameters.items()}
+        return {name: torch_maml.from_torch(name, np.asarray(leaf.grad), filters) for name, leaf in parameters.items()}
 
     return torch_maml.meta_step(parameters, data, INNER_STEPS, INNER_RATE), gradients
 

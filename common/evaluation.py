@@ -12,7 +12,7 @@ PyTree = Any
 
 
 class PerExample:
-    """Outputs of `function(state, data, indices [b])` for each of `count` examples, as NumPy arrays.
+    """Outputs of `function(state, data, indices [b])` for each of `count` examples or a range of them, as NumPy arrays.
 
     `function` returns a tree whose leaves have the batch in front. It is compiled once; the batch is split over the
     devices, and its size is rounded up to a multiple of their number.
@@ -26,13 +26,14 @@ class PerExample:
         self._batch_size = -(-min(batch_size, count) // jax.device_count()) * jax.device_count()
         self._compiled = jax.jit(evaluate, out_shardings=parallel.replicated())
 
-    def __call__(self, state: PyTree, data: PyTree) -> PyTree:
+    def __call__(self, state: PyTree, data: PyTree, examples: range | None = None) -> PyTree:
+        examples = range(self.count) if examples is None else examples
         outputs = []
-        for first in range(0, self.count, self._batch_size):
-            indices = np.minimum(np.arange(first, first + self._batch_size, dtype=np.int32), self.count - 1)
+        for first in range(examples.start, examples.stop, self._batch_size):
+            indices = np.minimum(np.arange(first, first + self._batch_size, dtype=np.int32), examples.stop - 1)
             placed = parallel.place(indices, parallel.batched())
             outputs.append(jax.device_get(self._compiled(state, data, placed)))
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: self.count], *outputs)
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *outputs)
 
 
 class Mean:

@@ -43,12 +43,10 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
 
     steps = make_train_steps(config, dataset)
     evaluating = make_recipe(config, dataset, first_order=True, training=False)
-    streams = {
-        split: streaming.PerExample(
-            functools.partial(train.run_episodes, evaluating, split), count, config.episodes_per_batch
-        )
-        for split, count in (("validation", config.eval_episodes), ("test", config.test_episodes))
-    }
+    count = config.eval_episodes + config.test_episodes
+    run_episodes = streaming.PerExample(
+        functools.partial(train.run_episodes, evaluating), count, config.episodes_per_batch
+    )
     model_seed = config.seed if config.model_seed < 0 else config.model_seed
 
     def init(data, key):
@@ -56,10 +54,11 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         return train.init(next(iter(steps.values())).args[0], data["train"].shape[1:], data, key)
 
     def evaluate(state, data):
-        return report.validation_metrics(streams["validation"](state, data), config)
+        return report.validation_metrics(run_episodes(state, data, range(config.eval_episodes)), config)
 
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
-        return report.finish(state, data, folder, streams["test"], config)
+        test = functools.partial(run_episodes, examples=range(config.eval_episodes, count))
+        return report.finish(state, data, folder, test, config)
 
     return Experiment(
         data=_arrays(config, dataset, sizes),
@@ -170,18 +169,25 @@ def make_train_steps(config: ConfigDict, dataset: datasets.Dataset) -> dict[int,
 
 
 def _arrays(config: ConfigDict, dataset: datasets.Dataset, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Images of the three splits, the training classes' places, and the episodes of validation and test.
+    """Training images and the places of their classes; images held out and the episodes that are drawn from them.
 
-    Those are the same whatever the seed of the run, as in the official code, so that runs can be compared.
+    These episodes are the same whatever the seed of the run, as in the official code, so that runs can be compared.
+    Validation comes first, then test, in one array: one program evaluates both.
     """
     base = episodes.official_base_seed(0)
     shape = (config.ways, config.shots, config.queries)
-    arrays = {split: dataset.splits[split].images for split in SPLITS}
-    arrays["class_sizes"] = sizes["train"].astype(np.int32)
-    arrays["class_offsets"] = (np.cumsum(sizes["train"]) - sizes["train"]).astype(np.int32)
-    for split, count in (("validation", config.eval_episodes), ("test", config.test_episodes)):
-        arrays[f"{split}_episodes"] = episodes.official_episodes(base, 0, count, sizes[split], *shape)
-    return arrays
+    validation, test = (dataset.splits[split].images for split in ("validation", "test"))
+    drawn = [
+        episodes.official_episodes(base, 0, config.eval_episodes, sizes["validation"], *shape),
+        episodes.official_episodes(base, 0, config.test_episodes, sizes["test"], *shape) + len(validation),
+    ]
+    return {
+        "train": dataset.splits["train"].images,
+        "class_sizes": sizes["train"].astype(np.int32),
+        "class_offsets": (np.cumsum(sizes["train"]) - sizes["train"]).astype(np.int32),
+        "held_out": np.concatenate([validation, test]),
+        "episodes": np.concatenate(drawn),
+    }
 
 
 def _sampler(config: ConfigDict, train_sizes: np.ndarray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 checkpoints and of the single best one, and the figures."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from ml_collections import ConfigDict
 from common import parallel, plots, writers
 from common.checkpoint import Checkpoints
 from common.errors import UserError
-from common.evaluation import PerExample
 from common.experiment import TrainState
 from fewshot.evaluation import accuracy_report, ensemble_logits
 from fewshot.train import EpisodeOutput, episode_labels
 
+Test = Callable[[TrainState, Any], EpisodeOutput]  # of the test episodes
 VALIDATION_METRICS = ("accuracy", "accuracy_ci95", "loss")
 
 
@@ -29,7 +30,7 @@ def validation_metrics(output: EpisodeOutput, config: ConfigDict) -> dict[str, f
     }
 
 
-def finish(state: TrainState, data: Any, folder: Path, test: PerExample, config: ConfigDict) -> dict[str, float]:
+def finish(state: TrainState, data: Any, folder: Path, test: Test, config: ConfigDict) -> dict[str, float]:
     """Test the `keep_best` best checkpoints by validation accuracy (official protocol), draw the figures.
 
     Raises UserError if none has been evaluated yet, or one of them is damaged.
@@ -64,7 +65,7 @@ def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in scores.items()}
 
 
-def _figures(folder: Path, gradient_norm: dict[str, np.ndarray], config: ConfigDict) -> None:
+def _figures(folder: Path, gradient_norm: Mapping[str, Any], config: ConfigDict) -> None:
     figures = folder / "figures"
     lines = writers.read(folder / "metrics.jsonl")
     plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
@@ -74,7 +75,7 @@ def _figures(folder: Path, gradient_norm: dict[str, np.ndarray], config: ConfigD
         scale_factors(trained, figures / "scale_factors.png")
 
 
-def gradient_norms(norms: dict[str, np.ndarray], path: Path, config: ConfigDict) -> None:
+def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> None:
     """‖∇_θ L_support‖ of every adapted tensor at every inner step, averaged over episodes; figure and JSON beside it.
 
     `norms`: {tensor: [episodes, steps]}.

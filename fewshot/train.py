@@ -131,15 +131,13 @@ class EpisodeOutput(NamedTuple):
     gradient_norm: dict[str, Float[Array, "b T"]]
 
 
-def run_episodes(
-    recipe: Recipe, split: str, state: TrainState, data: dict[str, Any], indices: Int[Array, " b"]
-) -> EpisodeOutput:
-    """Adapt to the fixed episodes `data[split + "_episodes"][indices]` and classify their query images.
+def run_episodes(recipe: Recipe, state: TrainState, data: dict[str, Any], indices: Int[Array, " b"]) -> EpisodeOutput:
+    """Adapt to the fixed episodes `data["episodes"][indices]` of `data["held_out"]`, classify their query images.
 
     `recipe.inner` should be first order: the values are the same, and no outer gradient is taken.
     """
-    batch = data[f"{split}_episodes"][indices]
-    tasks = episodes.gather_tasks(data[split], batch, recipe.shots, recipe.mean, recipe.std)
+    batch = data["episodes"][indices]
+    tasks = episodes.gather_tasks(data["held_out"], batch, recipe.shots, recipe.mean, recipe.std)
     _, trace = each_task(recipe, functools.partial(task_loss, recipe), (state.params, None), tasks)
     return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"])
 

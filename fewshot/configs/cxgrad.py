@@ -39,6 +39,7 @@ SMOKE = {
     "save_every_steps": 2,
     "eval_episodes": 8,
     "test_episodes": 8,
+    "episodes_per_batch": 8,
     "filters": 8,
     "inner_steps": 2,
     "context_size": 10,

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from common.evaluation import PerExample
 from common.experiment import TrainState
 from fewshot import experiment, report
 from fewshot.train import EpisodeOutput
@@ -101,7 +100,7 @@ def test_own_pictures_are_read(tmp_path):
     write_pictures(tmp_path)
     built = experiment.build(cli.config("cxgrad", dataset="folder", dataset_path=str(tmp_path)), {})
     assert built.data["train"].shape == (20, 16, 16, 1)
-    assert built.data["test_episodes"].shape == (6, 5, 4)
+    assert built.data["episodes"].shape == (12, 5, 4)
 
 
 def test_own_pictures_that_are_not_there(tmp_path):
@@ -167,14 +166,9 @@ def test_nowhere_to_start_from(field, tmp_path):
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
-class StubTest(PerExample):
+def stub_test(state, data):
     """Stands for the test episodes, whose program takes long to compile."""
-
-    def __init__(self):
-        self.count = 6
-
-    def __call__(self, state, data):
-        return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {})
+    return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {})
 
 
 def test_damaged_checkpoint_of_the_ensemble(finished, tmp_path):
@@ -187,5 +181,5 @@ def test_damaged_checkpoint_of_the_ensemble(finished, tmp_path):
         if file.is_file() and file.name not in {"metrics", "_CHECKPOINT_METADATA"}:
             file.write_bytes(b"damaged")
     with pytest.raises(UserError, match=rf"The checkpoint .*{best[1]} cannot be read .*; copy a good one there"):
-        report.finish(state, {}, folder, StubTest(), config)
+        report.finish(state, {}, folder, stub_test, config)
     assert (folder / "results.json").read_bytes() == (finished.folder / "results.json").read_bytes()

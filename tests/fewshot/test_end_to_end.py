@@ -71,7 +71,7 @@ def test_plain_output_has_progress_and_the_table(finished):
 
 def test_each_program_is_compiled_once(finished):
     assert finished.compiled["train_step"] == 1
-    assert finished.compiled["evaluate"] == 2  # validation, five times in this run, and test
+    assert finished.compiled["evaluate"] == 1  # for validation and test
 
 
 def test_evaluation_again_gives_the_same_numbers(finished, tmp_path):

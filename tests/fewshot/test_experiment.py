@@ -28,6 +28,11 @@ def build(name="cxgrad", **fields):
     return experiment.build(cli.config(name, **fields), {})
 
 
+def load_splits():
+    options = {"difficulty": "easy", "instances_per_class": 20}
+    return registry.load("glyphs", task="fewshot", image_size=16, channels=1, options=options).splits
+
+
 def host_batch(built: Experiment, seed: int, step: int) -> np.ndarray:
     assert built.host_batch is not None
     return built.host_batch(seed, step)
@@ -44,13 +49,12 @@ def device_batch(built: Experiment, step: int) -> jax.Array:
 @pytest.mark.parametrize("sampler", ["device", "official"])
 def test_training_episodes_hold_training_classes_alone(sampler):
     built = build(sampler=sampler, tasks_per_step=250)
-    options = {"difficulty": "easy", "instances_per_class": 20}
-    splits = registry.load("glyphs", task="fewshot", image_size=16, channels=1, options=options).splits
+    splits = load_splits()
     names = {split: set(data.class_names) for split, data in splits.items()}
     assert not names["train"] & names["validation"]
     assert not (names["train"] | names["validation"]) & names["test"]
-    pictures = {split: {image.tobytes() for image in built.data[split]} for split in names}
-    assert not pictures["train"] & pictures["test"]
+    pictures = {name: {image.tobytes() for image in built.data[name]} for name in ("train", "held_out")}
+    assert not pictures["train"] & pictures["held_out"]
 
     labels, seen = splits["train"].labels, set()
     for step in range(4):
@@ -68,11 +72,15 @@ def test_training_episodes_hold_training_classes_alone(sampler):
 
 def test_evaluation_episodes_are_the_official_ones_whatever_the_seed():
     first, second = build(seed=0, test_episodes=9), build(seed=5, test_episodes=9)
+    splits = load_splits()
+    expected, offset = [], 0
     for split, count in (("validation", 6), ("test", 9)):
-        sizes = np.full(len(first.data[split]) // 20, 20)
-        expected = episodes.official_episodes(985773, 0, count, sizes, 5, 1, 3)
-        np.testing.assert_array_equal(first.data[f"{split}_episodes"], expected)
-        np.testing.assert_array_equal(second.data[f"{split}_episodes"], expected)
+        sizes = np.bincount(splits[split].labels)
+        expected.append(episodes.official_episodes(985773, 0, count, sizes, 5, 1, 3) + offset)
+        offset += len(splits[split].labels)
+    for built in (first, second):
+        np.testing.assert_array_equal(built.data["episodes"], np.concatenate(expected))
+        np.testing.assert_array_equal(built.data["held_out"][offset - 1], splits["test"].images[-1])
 
 
 def test_official_training_episodes_count_on():
