@@ -23,7 +23,7 @@ from common.errors import UserError
 from common.experiment import Experiment, TrainState
 from common.interrupt import Interrupted, StopRequest
 from common.metrics import means
-from common.step import Stepper, first_bad_leaf, first_bad_step, host_sums, restore_accumulated
+from common.step import Stepper, first_bad_leaf, first_bad_step, host_sums, restore_accumulated, strongly_typed
 
 PyTree = Any
 
@@ -83,7 +83,7 @@ def find_start(experiment: Experiment, data: PyTree, config: ConfigDict, checkpo
     if config.resume_from:
         step, state, record = _read_other(config.resume_from, "resume_from", lambda other: other.restore_latest(like))
         return Start(step, state, {**record, "metrics_bytes": 0, "evaluation_due": False})
-    init = jax.jit(experiment.init, out_shardings=parallel.replicated())
+    init = jax.jit(lambda data, key: strongly_typed(experiment.init(data, key)), out_shardings=parallel.replicated())
     state = init(data, rng.stream(config.seed, "init"))
     if config.init_from:
         params = _read_other(config.init_from, "init_from", lambda other: other.restore_latest_params(like))

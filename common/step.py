@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from common import parallel, rng
@@ -116,7 +117,7 @@ def _step(experiment: Experiment, function: TrainStep, state, data, batch, seed)
         batch = parallel.constrain_batch(batch)
     done = state.step
     state, metrics = function(state, data, batch, rng.stream(seed, "step", done))
-    return state.replace(step=done + 1), metrics
+    return strongly_typed(state.replace(step=done + 1)), metrics
 
 
 class _HostBatches:
@@ -139,6 +140,16 @@ class _HostBatches:
         batch = self._make(self._seed, step)
         parallel.check_batch(batch, self._field)
         return parallel.place(batch, parallel.batched())
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """The tree with plain dtypes. An array made from a Python number alone has a "weak" one, which a checkpoint does
+    not keep: programs would be compiled anew after a restore."""
+
+    def strong(leaf):
+        return lax.convert_element_type(leaf, leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.number) else leaf
+
+    return jax.tree.map(strong, tree)
 
 
 def host_sums(accumulated: Accumulated) -> dict[str, list[float]]:

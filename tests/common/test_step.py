@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.step import Stepper, accumulate, first_bad_leaf, first_bad_step, host_sums, restore_accumulated
+from common.step import (
+    Stepper,
+    accumulate,
+    first_bad_leaf,
+    first_bad_step,
+    host_sums,
+    restore_accumulated,
+    strongly_typed,
+)
 from tests.common.toys import experiment, running
 
 
@@ -66,3 +74,12 @@ def test_mistake_in_a_host_batch_is_raised():
     with pytest.raises(OSError, match="no such file"):
         stepper(broken.init(broken.data, jax.random.key(0)), restore_accumulated({}), 0)
     stepper.close()
+
+
+def test_weak_types_are_made_strong():
+    weak = {"rate": jax.lax.full((2,), 0.5), "key": jax.random.key(0)}
+    assert weak["rate"].weak_type
+    strong = strongly_typed(weak)
+    assert not strong["rate"].weak_type
+    assert strong["rate"].dtype == jnp.float32
+    assert strong["key"] is weak["key"]

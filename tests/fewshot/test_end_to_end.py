@@ -112,6 +112,7 @@ def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
         monkeypatch.setenv(variable, value)
     _, error = cli.run(name, tmp_path / "run")
     assert cli.compiled(error)["train_step"] == (2 if name == "maml_pp" else 1)  # its first-order steps come first
+    assert cli.compiled(error)["evaluate"] == 1
     assert (tmp_path / "run" / "DONE").exists()
     lines = running.metrics(tmp_path / "run")
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
