@@ -31,8 +31,8 @@ lock: install  # the exact versions of this environment, without any address
 	$(RUN) pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
 
 speed: install
-	$(RUN) pip install --quiet torch
-	$(RUN) benchmarks.fewshot_speed
+	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[bench]'
+	$(RUN) benchmarks.fewshot_speed --out=results/fewshot_speed.json
 
 claims: install
 	$(RUN) benchmarks.claims

@@ -273,7 +273,7 @@ def show(name: str, result: dict[str, Any]) -> None:
     console = Console(width=120)
     console.print(table)
     if result["difference_from_torch_float64"] is None:
-        console.print("PyTorch is not installed: no ratios to it. `pip install leanvision[bench]` brings it.")
+        console.print("PyTorch is not installed: no ratios to it. `pip install -e '.[bench]'` brings it.")
 
 
 def main(argv: list[str]) -> None:

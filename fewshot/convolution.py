@@ -65,10 +65,12 @@ def choose(backend: str, num_steps: int) -> Plan:
     """The fastest way of running `num_steps` second-order training steps on `backend`; evaluation: `num_steps` 0.
 
     On CPU unrolled inner steps save about a tenth of each step's time, and cost 1 to 2 s of compilation more than
-    scanned ones: they pay from some hundred steps on. What lost there: `vmap` over kernels (native: 20 times slower,
-    patches: 1.5 to 3 times and 7 times the memory) and a Python loop over tasks (slower than "map", 2 to 4 times the
-    compilation time and memory). `benchmarks/fewshot_speed.py` measures all of it. Elsewhere the backend's own
-    convolution and full batches are taken.
+    scanned ones: they pay from some hundred steps on. What lost there, in CPU time of a step: `vmap` over kernels
+    (native: 10 times; patches: 2 times at 28 px, 4 times at 84 px, with 7 times the memory) and a Python loop over
+    tasks (1.4 times, with twice the compilation and 4 times the memory). `benchmarks/fewshot_speed.py` measures the
+    forms that are left. Evaluation of 28 px episodes one at a time: two thirds of the time of patches, which larger
+    batches of episodes only made slower. On other backends the choice is not measured: their own convolution, all
+    tasks at once.
     """
     if backend == "cpu":
         return Plan("three_forms", "map", scan=num_steps < 200)
