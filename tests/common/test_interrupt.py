@@ -85,7 +85,7 @@ def assert_killed_equals_straight(config, folder, kills, seed):
 
 
 def test_killed_run_equals_straight_one(tmp_path):
-    config = running.toy("refresh", num_steps=60, width=256, save_every_steps=2)
+    config = running.toy("refresh", num_steps=60, width=256, learning_rate=0.001, save_every_steps=2)
     assert_killed_equals_straight(config, tmp_path, kills=2, seed=0)
 
 
@@ -94,7 +94,8 @@ def test_killed_run_equals_straight_one(tmp_path):
     "name", ["regression", "batch_norm", "host_batch", "two_optimizers", "refresh", "host_step", "warm_up", "few_shot"]
 )
 def test_run_killed_at_four_moments_equals_straight_one(name, tmp_path):
-    config = running.toy(name, num_steps=60, width=256, save_every_steps=2)
+    width = 8 if name == "few_shot" else 256  # its inner steps diverge on a wide network
+    config = running.toy(name, num_steps=60, width=width, learning_rate=0.001, save_every_steps=2)
     assert_killed_equals_straight(config, tmp_path, kills=4, seed=len(name))
 
 
