@@ -17,10 +17,11 @@ from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
 from fewshot import episodes, report, train
 from fewshot.adaptation import InnerLoop
-from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, choose
+from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, Convolution, choose
 from fewshot.evaluation import AVERAGES
 from fewshot.maml import ADAPTED
 from fewshot.models import Conv4
+from fewshot.resnet12 import ResNet12
 
 SPLITS = ("train", "validation", "test")
 
@@ -92,6 +93,7 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "method", ("maml", "cxgrad"))
     check_choice(config, "adapted", ADAPTED)
     check_choice(config, "sampler", ("device", "official"))
+    check_choice(config, "network", ("conv4", "resnet12"))
     check_choice(config, "norm", ("batch", "layer"))
     check_choice(config, "normalize", ("none", "dataset"))
     check_choice(config, "dtype", ("float32", "bfloat16"))
@@ -103,6 +105,10 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "convolution", ("auto", *CONVOLUTIONS))
     check_choice(config, "task_loop", ("auto", *TASK_LOOPS))
     check_choice(config, "inner_loop", ("auto", "scan", "unroll"))
+    check_choice(config, "remat", ("auto", "on", "off"))
+    if config.network == "resnet12":
+        check(config, "norm", config.norm == "batch", "must be 'batch' with config.network 'resnet12'")
+        check(config, "pooling", bool(config.pooling), "must be True with config.network 'resnet12'")
     no_layers_left = config.method == "cxgrad" and config.adapted == "head"
     check(
         config,
@@ -112,8 +118,8 @@ def check_config(config: ConfigDict) -> None:
     )
     per_step_of_layer_norm = config.per_step_norm and config.norm != "batch"
     check(config, "norm", not per_step_of_layer_norm, "must be 'batch' with config.per_step_norm")
-    smallest = 16 if config.pooling else 1
-    check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
+    smallest, halvings = (8, "three") if config.network == "resnet12" else (16 if config.pooling else 1, "four")
+    check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for {halvings} halvings")
 
 
 def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: bool, training: bool) -> train.Recipe:
@@ -124,15 +130,7 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
     task_loop = plan.task_loop if config.task_loop == "auto" else config.task_loop
     normalized = config.normalize == "dataset"
     return train.Recipe(
-        network=Conv4(
-            num_classes=config.ways,
-            filters=config.filters,
-            norm=config.norm,
-            norm_steps=config.inner_steps if config.per_step_norm else 0,
-            pooling=config.pooling,
-            dtype=jnp.dtype(config.dtype),
-            conv=CONVOLUTIONS[convolution],
-        ),
+        network=make_network(config, CONVOLUTIONS[convolution]),
         inner=InnerLoop(
             method=config.method,
             num_steps=config.inner_steps,
@@ -145,7 +143,7 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
             context_rate=config.context_learning_rate,
             batch_norm=config.batch_norm,
             scan=scan,
-            remat=config.remat and training,
+            remat=training and (config.remat == "on" or (config.remat == "auto" and config.network == "resnet12")),
         ),
         optimizer=optim.make_optimizer(config.optimizer),
         shots=config.shots,
@@ -156,6 +154,20 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
         steps_per_epoch=config.steps_per_epoch,
         task_loop=task_loop,
     )
+
+
+def make_network(config: ConfigDict, conv: Convolution) -> Conv4 | ResNet12:
+    """The network of a config, with its 3x3 convolutions in the form `conv`."""
+    shared: dict[str, Any] = {
+        "num_classes": config.ways,
+        "filters": config.filters,
+        "norm_steps": config.inner_steps if config.per_step_norm else 0,
+        "dtype": jnp.dtype(config.dtype),
+        "conv": conv,
+    }
+    if config.network == "resnet12":
+        return ResNet12(**shared)
+    return Conv4(norm=config.norm, pooling=config.pooling, **shared)
 
 
 def make_train_steps(config: ConfigDict, dataset: datasets.Dataset) -> dict[int, functools.partial]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int
 
 from common import parallel
@@ -17,12 +18,13 @@ from fewshot import adaptation, cxgrad, episodes, maml, maml_pp
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import over_tasks
 from fewshot.models import Conv4
+from fewshot.resnet12 import ResNet12
 
 
 class Recipe(NamedTuple):
     """What is fixed before compilation."""
 
-    network: Conv4
+    network: Conv4 | ResNet12
     inner: InnerLoop
     optimizer: optax.GradientTransformation
     shots: int
@@ -46,7 +48,11 @@ def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Arra
         params["generator"] = cxgrad.init_generator(generator_key, recipe.inner.context_size, layers)
     model_state = {}
     if recipe.network.norm_steps:
-        channels = {f"norm{i}": recipe.network.filters for i in range(4)}
+        channels = {
+            path.removesuffix("/scale"): leaf.shape[-1]
+            for path, leaf in flatten_dict(params["net"], sep="/").items()
+            if path.endswith("/scale")
+        }
         model_state = maml_pp.init_running(recipe.network.norm_steps, channels)
     return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), model_state)
 
