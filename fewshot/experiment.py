@@ -15,7 +15,7 @@ from common import evaluation as streaming
 from common import optim, rng
 from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
-from fewshot import episodes, report, train
+from fewshot import episodes, report, train, weights
 from fewshot.adaptation import InnerLoop
 from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, Convolution, choose
 from fewshot.evaluation import AVERAGES
@@ -68,6 +68,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         evaluate=evaluate,
         finish=finish,
         batch_field="tasks_per_step",
+        read_weights=weights.read,
         **_sampler(config, sizes["train"]),
     )
 
@@ -82,7 +83,10 @@ def _source_options(config: ConfigDict) -> dict[str, Any]:
 
 def check_config(config: ConfigDict) -> None:
     """Raise UserError for values that no field can have, before anything slow is done."""
-    check_positive(config, "num_steps", "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
+    only_evaluates = config.num_steps == 0 and bool(config.init_from or config.resume_from)
+    accepted = "must be a number above 0, or 0 to evaluate what config.init_from holds"
+    check(config, "num_steps", config.num_steps > 0 or only_evaluates, accepted)
+    check_positive(config, "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
     check_positive(config, "inner_learning_rate", "episodes_per_batch", "keep_best")
     for field in ("eval_episodes", "test_episodes"):
         check(config, field, getattr(config, field) >= 2, "must be at least 2 for an interval over episodes")

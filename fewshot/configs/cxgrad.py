@@ -150,7 +150,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Where it starts and what it writes beside metrics.jsonl
     config.resume_from = ""  # work directory whose whole state is continued
-    config.init_from = ""  # work directory whose parameters are taken
+    config.init_from = ""  # work directory whose parameters are taken, or a checkpoint file of the official code
     config.tensorboard = True  # if tensorboardX is installed
     config.wandb_project = ""
     return select(config, variant, VARIANTS)
