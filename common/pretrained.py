@@ -54,7 +54,7 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None, prefix: s
             start = stream.read(9)
     except OSError as error:
         raise UserError(f"weights file {path} cannot be read: {error.strerror}.") from error
-    saved = _read_safetensors(path) if start[8:] == b"{" else _read_torch(path, start)
+    saved: Any = _read_safetensors(path) if start[8:] == b"{" else _read_torch(path, start)
     for name in key.split(".") if key else ():
         if not isinstance(saved, dict) or not isinstance(saved.get(name), dict):
             groups = [str(other) for other, inner in saved.items() if isinstance(inner, dict)]

@@ -56,6 +56,9 @@ _OPCODES = (
 )
 
 
+_PYTHONS_UNPICKLER: Any = vars(pickle)["_Unpickler"]
+
+
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
@@ -216,13 +219,15 @@ def _as_array(tensor: _Tensor, content: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(start, tensor.shape, strides, writeable=False)
 
 
-class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+class _Unpickler(_PYTHONS_UNPICKLER):
     """Python's own unpickler (not the C one, which trusts sizes), without what a state dict does not need.
 
     Every name that a pickle can reach is a stand-in of this file, and no attribute of anything can be set.
     """
 
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}  # pyright: ignore[reportAttributeAccessIssue]  # noqa: RUF012
+    dispatch: dict[int, Any] = {  # noqa: RUF012
+        vars(pickle)[name][0]: _PYTHONS_UNPICKLER.dispatch[vars(pickle)[name][0]] for name in _OPCODES
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -230,7 +235,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
             return _STORAGES[full]
         if full not in _STAND_INS:
             raise _Refused(
-                f"asks for {full}, but only tensors in plain containers are read: save model.state_dict() instead."
+                f"asks for {' '.join(full.split())}, but only tensors in plain containers are read: save model.state_dict() instead."
             )
         return _STAND_INS[full]
 
