@@ -234,9 +234,8 @@ class _Unpickler(_PYTHONS_UNPICKLER):
         if full in _STORAGES:
             return _STORAGES[full]
         if full not in _STAND_INS:
-            raise _Refused(
-                f"asks for {' '.join(full.split())}, but only tensors in plain containers are read: save model.state_dict() instead."
-            )
+            name = " ".join(full.split())
+            raise _Refused(f"asks for {name}, but only tensors in plain containers are read: save its state_dict().")
         return _STAND_INS[full]
 
     def persistent_load(self, pid: Any) -> _Storage:
