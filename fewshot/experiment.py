@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from common import data as datasets
 from common import evaluation as streaming
-from common import optim, rng
+from common import optim, parallel, rng, workdir
 from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
-from fewshot import episodes, report, train, weights
+from fewshot import analysis, analysis_report, episodes, report, train, weights
 from fewshot.adaptation import InnerLoop
 from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, Convolution, choose
 from fewshot.evaluation import AVERAGES
@@ -29,19 +29,7 @@ SPLITS = ("train", "validation", "test")
 def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     """The experiment of a config of this folder; raises UserError on what cannot work."""
     check_config(config)
-    dataset = datasets.load(
-        config.dataset,
-        task="fewshot",
-        image_size=config.image_size,
-        channels=config.channels,
-        path=config.dataset_path or None,
-        options=_source_options(config),
-    )
-    sizes = {split: np.bincount(dataset.splits[split].labels) for split in SPLITS}
-    for split in SPLITS:
-        names = dataset.splits[split].class_names
-        episodes.check_episode_fits(sizes[split], names, config.ways, config.shots, config.queries, split)
-
+    dataset, sizes = _load(config)
     steps = make_train_steps(config, dataset)
     evaluating = make_recipe(config, dataset, first_order=True, training=False)
     count = config.eval_episodes + config.test_episodes
@@ -73,6 +61,48 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     )
 
 
+def analyse(config: ConfigDict, folder: Path) -> None:
+    """The mode `analyse`: measure what the inner loop of a finished run does, and write it to its folder `analysis`.
+
+    The best checkpoint by validation is taken, and the first `eval_analysis_episodes` test episodes.
+    """
+    check_config(config)
+    workdir.check_config(folder, config)
+    step, params = analysis_report.best_parameters(folder)
+    dataset, sizes = _load(config)
+    recipe = make_recipe(config, dataset, first_order=True, training=False)
+    count = min(config.eval_analysis_episodes, config.test_episodes)
+    examples = range(config.eval_episodes, config.eval_episodes + count)
+    run_episodes = streaming.PerExample(
+        functools.partial(analysis.run_episodes, recipe), examples.stop, min(config.episodes_per_batch, count)
+    )
+    state = TrainState(jnp.asarray(step, jnp.int32), params, {}, {})
+    values = run_episodes(state, parallel.place_data(_arrays(config, dataset, sizes)), examples)
+    facts = {"checkpoint": step, "dataset": config.dataset, "episodes": count, "inner_steps": config.inner_steps}
+    if parallel.is_main():
+        summary = analysis.summarize(values)
+        place = analysis_report.write(folder, config, facts, summary)
+        print(f"Analysis of {folder}, step {step}, written to {place}:")
+        analysis_report.show(summary, config.inner_steps)
+
+
+def _load(config: ConfigDict) -> tuple[datasets.Dataset, dict[str, np.ndarray]]:
+    """The data set, and how many images each class of each split has."""
+    dataset = datasets.load(
+        config.dataset,
+        task="fewshot",
+        image_size=config.image_size,
+        channels=config.channels,
+        path=config.dataset_path or None,
+        options=_source_options(config),
+    )
+    sizes = {split: np.bincount(dataset.splits[split].labels) for split in SPLITS}
+    for split in SPLITS:
+        names = dataset.splits[split].class_names
+        episodes.check_episode_fits(sizes[split], names, config.ways, config.shots, config.queries, split)
+    return dataset, sizes
+
+
 def _source_options(config: ConfigDict) -> dict[str, Any]:
     if config.dataset == "glyphs":
         return config.glyphs.to_dict()
@@ -88,7 +118,7 @@ def check_config(config: ConfigDict) -> None:
     check(config, "num_steps", config.num_steps > 0 or only_evaluates, accepted)
     check_positive(config, "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
     check_positive(config, "inner_learning_rate", "episodes_per_batch", "keep_best")
-    for field in ("eval_episodes", "test_episodes"):
+    for field in ("eval_episodes", "test_episodes", "eval_analysis_episodes"):
         check(config, field, getattr(config, field) >= 2, "must be at least 2 for an interval over episodes")
     for field in ("first_order_steps", "multi_step_loss_epochs", "context_learning_rate"):
         check(config, field, getattr(config, field) >= 0, "must not be negative")

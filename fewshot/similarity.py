@@ -14,7 +14,7 @@ def gram(features: Float[Array, "n ..."]) -> Gram:
     """Inner products of the features, flattened per image and centred over the images."""
     flat = features.reshape(features.shape[0], -1)
     centred = flat - jnp.mean(flat, axis=0, keepdims=True)
-    return centred @ centred.T
+    return jnp.matmul(centred, centred.T, precision="highest")
 
 
 def linear_cka(a: Gram, b: Gram) -> Float[Array, ""]:

@@ -136,6 +136,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Evaluation
     config.eval_episodes = 100  # of the validation split, always the same
     config.test_episodes = 600
+    config.eval_analysis_episodes = 100  # of --mode=analyse: the first so many test episodes
     config.episodes_per_batch = 20
     config.keep_best = 5  # checkpoints in the ensemble
     config.ensemble = "logits"  # average of the logits or the "probabilities"

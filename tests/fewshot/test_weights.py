@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from common import loop
 from common.errors import UserError
 from fewshot import convert, weights
 from fewshot.models import Conv4
@@ -264,16 +263,3 @@ def test_export_that_cannot_be(flags, message, finished, tmp_path):
     with pytest.raises(UserError, match=message):
         convert.export(folder, tmp_path / flags.get("out", "model.safetensors"), flags.get("step", -1))
     assert not any(tmp_path.iterdir())
-
-
-def test_file_of_weights_where_only_runs_are_taken(tmp_path):
-    """An experiment that reads no foreign weights says what it does take."""
-    from tests.common.toys import config as toy_config
-    from tests.common.toys import experiment as toy
-
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"anything")
-    config = toy_config.get_config()
-    config.init_from = str(file)
-    with pytest.raises(UserError, match="give the work directory of a run"):
-        loop.fit(toy.build(config, {}), config, tmp_path / "run")
