@@ -79,7 +79,9 @@ def measure(size: int, repeats: int) -> dict[str, Any]:
         run, rows[name] = prepare(network, plan.task_loop, remat, params, tasks)
         runs[name] = (run, repeats)
     kept, recomputed = (jax.tree.leaves(run()[2:]) for run, _ in runs.values())
-    difference = max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a))) for a, b in zip(kept, recomputed, strict=True))
+    difference = max(
+        float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a))) for a, b in zip(kept, recomputed, strict=True)
+    )
     for name, row in fewshot_speed.time_in_turn(runs).items():
         rows[name].update(row)
     ratio = fewshot_speed.ratios(rows["recomputed"], rows["kept"])

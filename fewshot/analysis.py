@@ -6,6 +6,7 @@ before adaptation); the gradient norm of every tensor; CxGrad's factors and cont
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,12 +78,12 @@ def analyse_task(recipe: Recipe, params: dict[str, Any], task: Task) -> dict[str
 
 def _query(recipe: Recipe, net: dict[str, Any], task: Task, step, keep_grams: bool) -> dict[str, Any]:
     """Accuracy, loss and, if wanted, Gram matrices of the features of the query images."""
-    network, variables = recipe.network, {"params": net}
-    moments = None
+    apply: Callable[..., Any] = recipe.network.apply
+    variables, moments = {"params": net}, None
     if recipe.inner.batch_norm == "support_stats":
-        moments = network.apply(variables, task.support_images, step).moments
-    output, kept = network.apply(variables, task.query_images, step, moments, mutable=["intermediates"])
-    found = {
+        moments = apply(variables, task.support_images, step).moments
+    output, kept = apply(variables, task.query_images, step, moments, mutable=["intermediates"])
+    found: dict[str, Any] = {
         "accuracy": jnp.mean(jnp.argmax(output.logits, axis=-1) == task.query_labels),
         "loss": maml.cross_entropy(output.logits, task.query_labels),
     }
@@ -119,5 +120,7 @@ def summarize(values: dict[str, dict[str, Float[np.ndarray, "E ..."]]]) -> dict[
     return {quantity: {name: one(array) for name, array in group.items()} for quantity, group in values.items()}
 
 
-def _listed(array: np.ndarray) -> list[Any]:
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+def _listed(values: np.ndarray | np.floating) -> Any:
+    if values.ndim == 0:
+        return float(values) if np.isfinite(values) else None
+    return [_listed(row) for row in np.asarray(values)]

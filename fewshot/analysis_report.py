@@ -51,7 +51,7 @@ def write(folder: Path, config: ConfigDict, facts: dict[str, Any], summary: Summ
         factors = np.asarray(summary["factors"]["gamma"]["mean"], np.float64)
         kernels = sorted(name for name in norms if name.endswith("kernel") and not name.startswith("head"))
         layers = {name: {"mean": column} for name, column in zip(kernels, factors.T, strict=True)}
-        _curves(place / "scale_factors.png", layers, "scale factor γ", what)
+        _curves(place / "scale_factors.png", layers, "scale factor", what)
         _curves(place / "context_norm.png", summary["context"], "‖c‖", what)
     return place
 

@@ -48,11 +48,10 @@ def export(folder: Path, out: Path, step: int = -1) -> int:
 
 def main(argv: list[str]) -> None:
     del argv
-    for flag in (_WORKDIR, _OUT):
-        if not flag.value:
-            print(f"Error: --{flag.name} is missing. {flag.help}", file=sys.stderr)
-            sys.exit(2)
     try:
+        for flag in (_WORKDIR, _OUT):
+            if not flag.value:
+                raise UserError(f"--{flag.name} is missing; see --help.")
         step = export(Path(_WORKDIR.value), Path(_OUT.value), _STEP.value)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)

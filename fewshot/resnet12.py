@@ -49,7 +49,9 @@ class ResNet12(nn.Module):
         whose keys are "block0/norm1" and so on."""
         seen: dict[str, Moments] = {}
         for i, padding in enumerate(POOLING_PADDING):
-            block = ResidualBlock(2**i * self.filters, padding, self.norm_steps, self.dtype, self.conv, name=f"block{i}")
+            block = ResidualBlock(
+                2**i * self.filters, padding, self.norm_steps, self.dtype, self.conv, name=f"block{i}"
+            )
             own = None if moments is None else {name: moments[f"block{i}/{name}"] for name in NORMS}
             x, new = block(x, step, own)
             seen |= {f"block{i}/{name}": value for name, value in new.items()}
@@ -62,7 +64,7 @@ NORMS = ("norm1", "norm2", "norm3", "norm_shortcut")
 
 
 class ResidualBlock(nn.Module):
-    """relu(conv-norm-relu-conv-norm-relu-conv-norm + conv1x1-norm), then pooling with the given padding (None: none)."""
+    """relu(conv-norm-relu-conv-norm-relu-conv-norm + conv1x1-norm), then pooling with `padding` (None: no pooling)."""
 
     filters: int
     padding: int | None

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float, Int
 
 from common import parallel
@@ -48,11 +47,8 @@ def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Arra
         params["generator"] = cxgrad.init_generator(generator_key, recipe.inner.context_size, layers)
     model_state = {}
     if recipe.network.norm_steps:
-        channels = {
-            path.removesuffix("/scale"): leaf.shape[-1]
-            for path, leaf in flatten_dict(params["net"], sep="/").items()
-            if path.endswith("/scale")
-        }
+        norms, _ = maml.split_parameters(params["net"], "all_and_norm")
+        channels = {path.removesuffix("/scale"): leaf.shape[-1] for path, leaf in norms.items() if "/scale" in path}
         model_state = maml_pp.init_running(recipe.network.norm_steps, channels)
     return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), model_state)
 

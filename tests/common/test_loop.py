@@ -1,5 +1,6 @@
 """The training loop: resumed runs equal straight ones, whatever the method does between its steps."""
 
+import dataclasses
 import json
 import shutil
 import signal

@@ -71,14 +71,14 @@ def test_analysis_of_a_finished_run(finished, tmp_path, monkeypatch, little_opti
 
 
 def test_analysis_of_what_is_no_run(finished, tmp_path):
-    with pytest.raises(UserError, match="There is no run in .*nowhere; train first"):
+    with pytest.raises(UserError, match=r"There is no run in .*nowhere; train first"):
         experiment.analyse(cli.config("cxgrad"), tmp_path / "nowhere")
     with pytest.raises(UserError, match="has another config"):
         experiment.analyse(cli.config("cxgrad", **finished.fields | {"ways": 4}), finished.folder)
-    with pytest.raises(UserError, match="config.eval_analysis_episodes is 1, but must be at least 2"):
+    with pytest.raises(UserError, match=r"config.eval_analysis_episodes is 1, but must be at least 2"):
         experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=1), finished.folder)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="No checkpoint .* has been evaluated; train first"):
+    with pytest.raises(UserError, match=r"No checkpoint .* has been evaluated; train first"):
         analysis_report.best_parameters(tmp_path)
 
 
@@ -144,7 +144,11 @@ def test_learned_steps_are_not_prolonged_and_untrained_rates_not_made_up():
     spec = InnerLoop("cxgrad", 3, 0.1)
     found = analysis.variants(make_recipe(spec, per_step), make_params(per_step))
     assert {spec.num_steps for spec in found.values()} == {3}
-    assert {name: spec.method for name, spec in found.items()} == {"all": "cxgrad", "head": "maml", "backbone": "cxgrad"}
+    assert {name: spec.method for name, spec in found.items()} == {
+        "all": "cxgrad",
+        "head": "maml",
+        "backbone": "cxgrad",
+    }
     prolonged = analysis.variants(make_recipe(InnerLoop("maml", 12, 0.1)), params)
     assert {spec.num_steps for spec in prolonged.values()} == {12}
 

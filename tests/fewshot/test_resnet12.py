@@ -7,13 +7,16 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fewshot import adaptation, cxgrad, maml
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import CONVOLUTIONS
 from fewshot.resnet12 import ResNet12, padded_max_pool
-from tests.fewshot import official, trajectory
+from fewshot.train import Recipe, init
+from tests.common.toys import running
+from tests.fewshot import cli, official, trajectory
 
 GOLDEN = "resnet12_forward"
 
@@ -154,6 +157,7 @@ def meta_gradient(spec: InnerLoop):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
+@pytest.mark.slow
 def test_second_order_gradient_is_the_same_with_and_without_recomputation(little_optimization):
     results = [meta_gradient(InnerLoop("cxgrad", 2, 0.01, context_size=6, remat=remat)) for remat in (False, True)]
     ((loss, trace), gradient), ((again, _), recomputed) = results
@@ -176,3 +180,25 @@ def test_head_or_backbone_alone_adapts(adapted, moving, little_optimization):
     assert len(theta) == moving == len(after.theta)
     assert all(np.abs(after.theta[path] - theta[path]).max() > 0 for path in theta)
     assert after.omega.keys() == omega.keys()
+
+
+def test_running_moments_of_every_norm_layer_are_kept():
+    network = ResNet12(5, 2, norm_steps=3)
+    recipe = Recipe(network, InnerLoop("maml", 3, 0.1), optax.sgd(0.1), 1, None, None)
+    state = jax.eval_shape(lambda key: init(recipe, (16, 16, 1), {}, key), jax.random.key(0))
+    names = {f"block{i}/{norm}" for i in range(4) for norm in ("norm1", "norm2", "norm3", "norm_shortcut")}
+    assert state.model_state.keys() == names
+    assert state.model_state["block2/norm_shortcut"]["mean"].shape == (3, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "fields"), [("cxgrad", {}), ("maml", {"learned_inner_rates": True, "per_step_norm": True})]
+)
+def test_smoke_run(name, fields, tmp_path):
+    cli.run(f"fewshot/configs/{name}.py:smoke_resnet12", tmp_path / "run", filters=2, **fields)
+    lines = [line for line in running.metrics(tmp_path / "run") if line["kind"] == "train"]
+    assert len(lines) == 4
+    if name == "cxgrad":
+        assert all(line["gamma_15"] > 0 for line in lines)
+        assert "gamma_16" not in lines[0]

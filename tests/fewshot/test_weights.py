@@ -149,7 +149,9 @@ def test_running_moments_per_step_are_written(tmp_path):
     np.testing.assert_array_equal(state[f"{norm}.running_var"], running["norm2"]["variance"])
 
 
-@pytest.mark.parametrize("prefix", ["", "classifier.", "network.classifier.", "module.classifier.", "classifier.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "classifier.", "network.classifier.", "module.classifier.", "classifier.module."]
+)
 def test_common_wrappers_are_taken_off(prefix, tmp_path):
     state = {prefix + name: array for name, array in named(official.golden("conv4_forward"), "w/").items()}
     params = weights.read(save_safetensors(tmp_path / "model", state), network_shapes(Conv4(5, 8), size=32))
