@@ -7,19 +7,16 @@ The best checkpoint by validation accuracy is taken, or that of `--step`. In PyT
 back is `--config.init_from=FILE` of fewshot.main, for safetensors as for the official checkpoints.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import logging
 
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.pretrained import save_safetensors
 from fewshot.weights import to_official
-
-_WORKDIR = flags.DEFINE_string("workdir", "", "Work directory of a run.")
-_OUT = flags.DEFINE_string("out", "", "File to write; an existing one is never overwritten.")
-_STEP = flags.DEFINE_integer("step", -1, "Step of the checkpoint; default: the best by validation.")
 
 
 def export(folder: Path, out: Path, step: int = -1) -> int:
@@ -46,18 +43,21 @@ def export(folder: Path, out: Path, step: int = -1) -> int:
     return step
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fewshot.convert", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=Path, help="work directory of a run")
+    parser.add_argument("--out", required=True, type=Path, help="file to write; an existing one is never overwritten")
+    parser.add_argument("--step", type=int, default=-1, help="step of the checkpoint; default: the best by validation")
+    given = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax warns when it only reads
     try:
-        for flag in (_WORKDIR, _OUT):
-            if not flag.value:
-                raise UserError(f"--{flag.name} is missing; see --help.")
-        step = export(Path(_WORKDIR.value), Path(_OUT.value), _STEP.value)
+        step = export(given.workdir, given.out, given.step)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    print(f"Step {step} of {_WORKDIR.value} written to {_OUT.value}.")
+        return 2
+    print(f"Step {step} of {given.workdir} written to {given.out}.")
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

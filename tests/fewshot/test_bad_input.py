@@ -84,7 +84,7 @@ def test_data_that_do_not_fit(fields, message):
 def test_published_variants_say_which_data_are_missing(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     module = importlib.import_module(f"fewshot.configs.{name}")
-    for variant in sorted(module.VARIANTS.keys() - {"smoke"}):
+    for variant in sorted(name for name in module.VARIANTS if not name.startswith("smoke")):
         config = module.get_config(variant)
         with pytest.raises(UserError, match=f"data set {config.dataset!r} was not found .*--config.dataset=glyphs"):
             experiment.build(config, {})
