@@ -5,9 +5,13 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+import filelock
 import jax
 from ml_collections import ConfigDict
 
@@ -44,11 +48,37 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
             _write(path / "config.json", configs.to_json(config))
         else:
             _check_same(path, stored, config)
-        _record_environment(path / "environment.json")
     except OSError as error:
+        raise _unusable(path, error) from error
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """The folder for this process alone, and its session written to environment.json.
+
+    The system lets go of what a killed process held. Raises UserError if another process trains there.
+    """
+    lock = filelock.FileLock(path / ".lock", timeout=0, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire()
+        except NotImplementedError:  # some network and cloud drives
+            print(f"Warning: the file system of {path} has no locks; do not start a second run there.", file=sys.stderr)
+        _record_environment(path / "environment.json")
+    except filelock.Timeout as error:
         raise UserError(
-            f"The work directory {path} cannot be used ({error.strerror}); choose another --workdir."
+            f"Another process is training in {path}; wait for it, stop it, or choose another --workdir."
         ) from error
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unusable(path: Path, error: OSError) -> UserError:
+    return UserError(f"The work directory {path} cannot be used ({error.strerror}); choose another --workdir.")
 
 
 def check_config(path: Path, config: ConfigDict) -> None:

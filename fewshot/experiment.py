@@ -51,7 +51,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
 
     def init(data, key):
         key = rng.stream(model_seed, "model")
-        return train.init(next(iter(steps.values())).args[0], data["train"].shape[1:], data, key)
+        return train.init(evaluating, data["train"].shape[1:], data, key)
 
     def evaluate(state, data):
         return report.validation_metrics(run_episodes(state, data, range(config.eval_episodes)), config)
@@ -87,7 +87,6 @@ def check_config(config: ConfigDict) -> None:
         check(config, field, getattr(config, field) >= 2, "must be at least 2 for an interval over episodes")
     for field in ("first_order_steps", "multi_step_loss_epochs", "context_learning_rate"):
         check(config, field, getattr(config, field) >= 0, "must not be negative")
-    check(config, "seed", 0 <= config.seed < 2**32, "must lie in 0..4294967295")
     check(config, "model_seed", config.model_seed < 2**32, "must be below 4294967296, or negative to use config.seed")
     check_choice(config, "method", ("maml", "cxgrad"))
     check_choice(config, "adapted", ADAPTED)

@@ -12,10 +12,35 @@ from tests.common.toys import running
 def test_opened_twice_by_the_same_config(tmp_path):
     for _ in range(2):
         workdir.open_for_training(tmp_path / "a" / "b", running.toy())
+        with workdir.hold(tmp_path / "a" / "b"):
+            pass
     sessions = json.loads((tmp_path / "a" / "b" / "environment.json").read_text())
     assert len(sessions) == 2
     assert sessions[0].keys() >= {"python", "packages", "devices", "git", "processes"}
     assert json.loads((tmp_path / "a" / "b" / "config.json").read_text())["batch_size"] == 16
+
+
+def test_held_by_one_process_at_a_time(tmp_path):
+    workdir.open_for_training(tmp_path, running.toy())
+    with workdir.hold(tmp_path):
+        recorded = (tmp_path / "environment.json").read_text()
+        with pytest.raises(UserError, match=r"Another process is training in .*; wait for it, stop it, or choose"):
+            running.train(running.toy(), tmp_path)
+        assert (tmp_path / "environment.json").read_text() == recorded
+        assert not (tmp_path / "metrics.jsonl").exists()
+    with workdir.hold(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys):
+    def acquire(self):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(workdir.filelock.FileLock, "acquire", acquire)
+    workdir.open_for_training(tmp_path, running.toy())
+    with workdir.hold(tmp_path):
+        assert (tmp_path / "environment.json").exists()
+    assert "has no locks; do not start a second run there" in capsys.readouterr().err
 
 
 def test_another_config_is_refused_by_field(tmp_path):
@@ -74,7 +99,7 @@ def test_environment_that_cannot_be_read(text, tmp_path):
     workdir.open_for_training(tmp_path, running.toy())
     (tmp_path / "environment.json").write_text(text)
     with pytest.raises(UserError, match=r"environment.json is not a list of sessions; remove or restore it"):
-        workdir.open_for_training(tmp_path, running.toy())
+        running.train(running.toy(), tmp_path)
     assert (tmp_path / "environment.json").read_text() == text
 
 
