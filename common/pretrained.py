@@ -4,6 +4,7 @@
     match(weights, entries, template, ignore=...)    Match(tree, used, ignored): our tree, or a UserError with the names
     Entry(source, target, transform)                 one row of a name map; transforms: `copy`, `conv_kernel`,
                                                      `linear_kernel`, or any function of one array
+    torch_entries(template)                          the rows for modules that are named as PyTorch's are
     save_safetensors(path, arrays, metadata)         the opposite of read_weights, written atomically
     check_sha256(path, expected)                     refuse a file with other content
 
@@ -14,6 +15,7 @@ Nothing in a weights file is executed (see `common.torch_files`). A tree is made
 import fnmatch
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -131,6 +133,30 @@ class Entry(NamedTuple):
     source: str
     target: str
     transform: Callable[[np.ndarray], np.ndarray] = copy
+
+
+_LEAVES = {
+    ("params", "kernel"): "weight",
+    ("params", "scale"): "weight",
+    ("params", "bias"): "bias",
+    ("batch_stats", "mean"): "running_mean",
+    ("batch_stats", "var"): "running_var",
+}
+
+
+def torch_entries(template: Mapping[str, Any]) -> list[Entry]:
+    """One entry for each leaf of flax variables whose modules bear PyTorch's names, with `_` before a number for `.`.
+
+    params/layer1_0/conv1/kernel <- layer1.0.conv1.weight; kernels of rank 4 are convolutions, of rank 2 linear layers;
+    norms have scale, bias, and mean and var in batch_stats.
+    """
+    entries = []
+    for target, leaf in flatten_tree(template).items():
+        collection, *modules, name = target.split("/")
+        source = ".".join([*(re.sub(r"_(?=\d)", ".", module) for module in modules), _LEAVES[collection, name]])
+        transform = {4: conv_kernel, 2: linear_kernel}[len(leaf.shape)] if name == "kernel" else copy
+        entries.append(Entry(source, target, transform))
+    return entries
 
 
 class Match(NamedTuple):
