@@ -1,6 +1,6 @@
 """Where published weights come from: a local file, an installed package, or the Hugging Face hub; never silence.
 
-    find_weights(network, weights) -> path of the file, or None for weights="random"
+find_weights(network, weights) -> path of the file, or None for weights="random"
 """
 
 import importlib.util
@@ -101,7 +101,7 @@ def _from_hub(name: str, source: Source) -> Path:
     remedy = f"download model.safetensors of {source.place} elsewhere and give its path as weights"
     try:
         import huggingface_hub
-        from huggingface_hub import constants
+        from huggingface_hub import constants, errors
     except ModuleNotFoundError as error:
         raise UserError(f"weights {name!r} need the package huggingface_hub: {INSTALL}; or {remedy}.") from error
     cached = huggingface_hub.try_to_load_from_cache(source.place, "model.safetensors")
@@ -110,11 +110,13 @@ def _from_hub(name: str, source: Source) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"weights {name!r} are not in the hub's cache and HF_HUB_OFFLINE is set: {remedy}.")
     if not _answers(constants.ENDPOINT):
-        raise UserError(f"weights {name!r} are not in the hub's cache and {constants.ENDPOINT} does not answer: {remedy}.")
+        raise UserError(
+            f"weights {name!r} are not in the hub's cache and {constants.ENDPOINT} does not answer: {remedy}."
+        )
     logging.info("Downloading weights %s from %s.", name, source.place)
     try:
         return Path(huggingface_hub.hf_hub_download(source.place, "model.safetensors"))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, *errors.HfHubHTTPError.__bases__) as error:  # of its http library
         reason = " ".join(str(error).split())
         raise UserError(f"weights {name!r} cannot be downloaded ({reason}): {remedy}.") from error
 
