@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Shaped
 
 from common.errors import UserError, did_you_mean
@@ -27,7 +28,7 @@ from common.models.efficientnet import B5, LITE0, PADDINGS, EfficientNet, timm_n
 from common.models.resnet import TAP_ACTIVATIONS, ResNet
 from common.models.vgg import VGG
 from common.models.weights import find_weights
-from common.pretrained import flatten_tree, match, nest, read_weights, torch_entries
+from common.pretrained import match, read_weights, torch_entries
 
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 _LITE = ((127.0,) * 3, (128.0,) * 3)
@@ -186,14 +187,14 @@ def load_variables(
 
 def _random(template: dict[str, Any], seed: int) -> dict[str, Any]:
     """He-normal kernels, norms that do nothing; drawn leaf by leaf, which spares compiling the network's own init."""
-    flat = {}
-    for path, leaf in flatten_tree(template).items():
+    flat: dict[str, Any] = flatten_dict(template, sep="/")
+    for path, leaf in flat.items():
         if path.endswith("kernel"):
             noise = np.random.default_rng((seed, zlib.crc32(path.encode()))).standard_normal(leaf.shape, np.float32)
             flat[path] = jnp.asarray(noise * np.float32(2 / math.prod(leaf.shape[:-1])) ** 0.5)
         else:
             flat[path] = jnp.full(leaf.shape, 1.0 if path.endswith(("scale", "var")) else 0.0)
-    return nest(flat)
+    return unflatten_dict(flat, sep="/")
 
 
 def extract_taps(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from common.errors import UserError
 from common.models.backbones import extract_taps, get_backbone, load_variables, variables_template
@@ -19,7 +20,7 @@ from common.models.efficientnet import B5, LITE0, EfficientNet, Stage, depthwise
 from common.models.resnet import ResNet
 from common.models.vgg import VGG
 from common.models.weights import find_weights
-from common.pretrained import flatten_tree, match, read_weights, save_safetensors, torch_entries
+from common.pretrained import match, read_weights, save_safetensors, torch_entries
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "anomaly"
 COMPLETE = {
@@ -72,7 +73,7 @@ def formula_weights(prefix, module):
     official = official_names(module.stages) if isinstance(module, EfficientNet) else {}
     weights = {}
     expected = template(module)
-    shapes = {path: leaf.shape for path, leaf in flatten_tree(expected).items()}
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(expected, sep="/").items()}
     for entry in torch_entries(expected):
         layer, _, leaf = entry.source.rpartition(".")
         name, shape = f"{official.get(layer, layer)}.{leaf}", shapes[entry.target]
@@ -184,7 +185,7 @@ def test_lite0_with_its_real_weights():
 )
 def test_parameter_counts(name, total):
     backbone, complete = get_backbone(name), template(COMPLETE[name])
-    count = sum(np.prod(leaf.shape) for leaf in flatten_tree(complete["params"]).values())
+    count = sum(np.prod(leaf.shape) for leaf in flatten_dict(complete["params"], sep="/").values())
     if name == "vgg19_bn":
         count += (25088 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000  # the classifier, which is never built
     assert count == total
@@ -201,7 +202,7 @@ def test_complete_checkpoints_fit_and_others_do_not(loaded, name, tmp_path):
     backbone, variables, _ = loaded(name)
     rest = {"vgg19_bn": {"classifier.0.weight": np.zeros((2, 2), np.float32)}}.get(name)
     if rest is None:
-        expected = flatten_tree(template(COMPLETE[name]))
+        expected = flatten_dict(template(COMPLETE[name]), sep="/")
         entries = {entry.source: expected[entry.target] for entry in torch_entries(template(COMPLETE[name]))}
         built = {entry.source for entry in torch_entries(variables_template(backbone))}
         rest = {source: np.zeros(1, np.float32) for source in entries if source not in built}
@@ -209,7 +210,9 @@ def test_complete_checkpoints_fit_and_others_do_not(loaded, name, tmp_path):
     path = tmp_path / "complete.safetensors"
     save_safetensors(path, complete)
     again = load_variables(backbone, str(path))
-    for (place, left), right in zip(flatten_tree(variables).items(), flatten_tree(again).values(), strict=True):
+    for (place, left), right in zip(
+        flatten_dict(variables, sep="/").items(), flatten_dict(again, sep="/").values(), strict=True
+    ):
         np.testing.assert_array_equal(left, right, place)
     last = [name for name in as_timm(variables) if name.endswith("running_var")][-1]
     save_safetensors(path, {**complete, "extra.weight": np.zeros(1)})
@@ -222,7 +225,7 @@ def test_complete_checkpoints_fit_and_others_do_not(loaded, name, tmp_path):
 
 def as_timm(variables):
     """The opposite of loading."""
-    flat, back = flatten_tree(variables), {}
+    flat, back = flatten_dict(variables, sep="/"), {}
     for entry in torch_entries(variables):
         array = flat[entry.target]
         back[entry.source] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
