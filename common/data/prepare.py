@@ -78,6 +78,8 @@ def prepare(name: str, data_dir: Path, manual_dir: str = "") -> Path:
         if not given.exists():
             raise UserError(f"{given} (--manual_dir), which should hold data set {name!r}, does not exist.")
         if given.is_dir():
+            if not any(given.iterdir()):
+                raise UserError(f"folder {given} (--manual_dir), which should hold data set {name!r}, is empty.")
             return _build(builder_class, data_dir, given)
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=f"unpacked-{name}-") as unpacked:
             _unpack(given, Path(unpacked))
@@ -93,12 +95,20 @@ def load_builder(name: str) -> Any:
 
 
 def _build(builder_class: Any, data_dir: Path, manual_dir: Path) -> Path:
-    import tensorflow_datasets as tfds
-
+    tfds = _quiet_tfds()
     builder = builder_class(data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
     _report(builder.name, Path(builder.data_dir), builder.counts)
     return Path(builder.data_dir)
+
+
+def _quiet_tfds() -> Any:
+    """tensorflow-datasets, with progress bars only where somebody looks at them."""
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    return tfds
 
 
 def _report(name: str, folder: Path, counts: dict[str, Counter[str]]) -> None:
@@ -126,7 +136,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"archive {archive} cannot be unpacked ({error}): copy it anew.") from error
+        raise UserError(f"archive {archive} cannot be unpacked, it is damaged or no archive: copy it anew.") from error
 
 
 def _prepare_published(name: str, data_dir: Path, manual_dir: str) -> Path:
@@ -135,8 +145,7 @@ def _prepare_published(name: str, data_dir: Path, manual_dir: str) -> Path:
         raise UserError(f"tensorflow-datasets downloads {name!r} by itself: leave --manual_dir out.")
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(f"to prepare {name!r}, TensorFlow is needed: pip install -e '.[data]', and run this again.")
-    import tensorflow_datasets as tfds
-
+    tfds = _quiet_tfds()
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     try:
         builder.download_and_prepare()

@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from common.data.builders.arrays import png
 from common.data.builders.base import PictureBuilder
 from common.data.builders.layouts import Example, Layout, Splits, class_folders, pictures_of
 from common.errors import UserError
@@ -46,7 +45,8 @@ def _read_prepared(root: Path) -> Splits | None:
         return None
     try:
         builder: Any = tfds.builder_from_directory(max(infos).parent)
-        sources = {split: builder.as_data_source(split) for split in ("train", "test")}
+        decoders = {"image": tfds.decode.SkipDecoding()}  # the PNG files as they are
+        sources = {split: builder.as_data_source(split, decoders=decoders) for split in ("train", "test")}
     except (OSError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise UserError(f"cifar100 in {root} cannot be read as array_record ({error}): prepare it anew.") from error
     names = builder.info.features["label"].names
@@ -58,7 +58,7 @@ def _of_split(sources: dict[str, Any], names: list[str], split: str) -> Iterator
         for place, record in enumerate(source):
             label = names[record["label"]]
             if split_of(label) == split:
-                yield Example(label, f"{published}-{place:05d}.png", png(record["image"]))
+                yield Example(label, f"{published}-{place:05d}.png", record["image"])
 
 
 class CifarFs(PictureBuilder):
