@@ -44,7 +44,7 @@ def load(request: Request) -> Dataset:
     root = Path(request.path).expanduser()
     if not root.is_dir():
         raise UserError(f"folder {root} (--config.dataset_path) does not exist.")
-    if any(folder.is_dir() for folder in root.glob("train/*")):
+    if has_splits(root):
         files = _find_splits(root, request.task, chosen["min_images_per_class"])
     else:
         classes = _find_classes(root, max(2, chosen["min_images_per_class"]))
@@ -62,6 +62,11 @@ def load(request: Request) -> Dataset:
                 )
     splits = {split: _read_split(classes, request.image_size, request.channels) for split, classes in files.items()}
     return make_dataset(request.name, splits, licence="the user's own", source=str(root))
+
+
+def has_splits(root: Path | str) -> bool:
+    """Whether a folder of pictures is split already: train/<class>/."""
+    return any(folder.is_dir() for folder in Path(root).expanduser().glob("train/*"))
 
 
 def _find_splits(root: Path, task: str, min_images: int) -> dict[str, Classes]:
