@@ -49,7 +49,8 @@ def load(config: ConfigDict) -> Episodes:
     for split, content in {"train": dataset.splits["train"], **held_out}.items():
         sizes[split] = np.bincount(content.labels)
         if not (config.eval_dataset and split == "train"):  # nothing is trained then
-            episodes.check_episode_fits(sizes[split], content.class_names, *shape, split)
+            whose = f"{split} of {config.eval_dataset}" if config.eval_dataset else split
+            episodes.check_episode_fits(sizes[split], content.class_names, *shape, whose)
     images = dataset.splits["train"].images
     if config.eval_dataset:
         images = images[:1]
@@ -60,7 +61,13 @@ def load(config: ConfigDict) -> Episodes:
         "class_offsets": (np.cumsum(sizes["train"]) - sizes["train"]).astype(np.int32),
         "episodes": evaluated,
     }
-    on_host = images_on(config, images.nbytes + pictures.nbytes) == "host"
+    place = images_on(config, images.nbytes + pictures.nbytes)
+    on_host = place == "host"
+    if parallel.is_main():
+        print(f"Data: {dataset.summary()}; images held by the {place}.")
+        if config.eval_dataset:
+            test = held_out["test"]
+            print(f"Tested on: {config.eval_dataset}, {test.num_classes} classes, {len(test.images)} images.")
     if not on_host:
         arrays |= {"train": images, "held_out": pictures}
     batch, host_batch = _samplers(config, sizes["train"], images if on_host else None)

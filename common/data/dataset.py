@@ -100,6 +100,11 @@ class Dataset:
         """Number of classes of the train split."""
         return self.splits["train"].num_classes
 
+    def summary(self) -> str:
+        """One line: name, source, licence, and what each split holds."""
+        counts = (f"{name} {s.num_classes} classes, {len(s.images)} images" for name, s in self.splits.items())
+        return f"{self.name} ({self.source}; licence: {self.licence}): {'; '.join(counts)}"
+
     def with_moments(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
         """The same data with another mean and std, published ones for example."""
         return dataclasses.replace(self, mean=mean, std=std)

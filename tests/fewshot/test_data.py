@@ -74,10 +74,10 @@ def test_evaluation_gets_the_same_images():
     running.assert_same_arrays(running.arrays(device), running.arrays(host))
 
 
-def test_a_run_is_the_same_whichever_holds_the_images(tmp_path):
-    for place in ("device", "host"):
-        cli.train(cli.config("maml", images_on=place), tmp_path / place)
-    running.assert_same_run(tmp_path / "device", tmp_path / "host")
+@pytest.mark.slow
+def test_a_run_is_the_same_whichever_holds_the_images(finished, tmp_path):
+    cli.run("cxgrad", tmp_path / "run", images_on="host", **finished.fields)
+    running.assert_same_run(finished.folder, tmp_path / "run")
 
 
 def test_every_process_reads_the_rows_of_its_own_devices():
