@@ -1,5 +1,7 @@
 """Our builders under the test case that tensorflow-datasets has for builders; it needs TensorFlow (`make data`)."""
 
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -43,3 +45,16 @@ for name, trees in TREES.items():
         fields = {"name": name, "tree": tree, "DATASET_CLASS": prepare.load_builder(name), "SPLITS": counts}
         globals()[f"Test{title}"] = type(f"Test{title}", (_BuilderTest,), fields)
 del _BuilderTest  # which has no data set
+
+
+def test_reading_does_not_load_tensorflow(tmp_path):
+    """Here, where it is installed."""
+    TREES["mini_imagenet"]["folders"](tmp_path / "given")
+    prepare.prepare("mini_imagenet", tmp_path, str(tmp_path / "given"))
+    program = (
+        "import sys; from common.data import load\n"
+        "load('mini_imagenet', task='fewshot', image_size=16, channels=3, path=sys.argv[1])\n"
+        "print('tensorflow_datasets' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

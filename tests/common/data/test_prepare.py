@@ -153,6 +153,33 @@ def test_tensorflow_is_asked_for_where_it_is_needed(tmp_path, capsys, monkeypatc
     refused(capsys, message, "--name=omniglot", f"--data_dir={tmp_path}")
 
 
+class Published:
+    """Stands for a builder of tensorflow-datasets."""
+
+    def __init__(self, folder, error=None):
+        self.data_dir, self.error = folder / "omniglot" / "3.0.0", error
+
+    def download_and_prepare(self):
+        if self.error:
+            raise self.error
+        self.data_dir.mkdir(parents=True)
+        (self.data_dir / "dataset_info.json").write_text("{}")
+
+
+def test_sets_of_tensorflow_datasets(tmp_path, capsys, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    asked = []
+    monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: name)
+    flags = ("--name=omniglot", f"--data_dir={tmp_path}")
+    monkeypatch.setattr(tfds, "builder", lambda *given, **named: Published(tmp_path, ConnectionError("no route")))
+    refused(capsys, "'omniglot' could not be downloaded and prepared (no route): is there a network?", *flags)
+    monkeypatch.setattr(tfds, "builder", lambda *given, **named: asked.append((given, named)) or Published(tmp_path))
+    assert run(capsys, *flags)[:2] == (0, f"omniglot is prepared in {tmp_path / 'omniglot' / '3.0.0'}.\n")
+    assert asked == [(("omniglot",), {"data_dir": tmp_path, "file_format": "array_record"})]
+    assert "is prepared already in" in run(capsys, *flags)[1]
+
+
 def remove(*names):
     def damage(root):
         for name in names:
