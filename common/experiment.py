@@ -33,7 +33,8 @@ class Experiment:
 
     `data` is an argument of every compiled function and never captured by one. Exactly one of `batch` (gathered inside
     the compiled step from data on the device) and `host_batch` (NumPy arrays of the whole global batch, or
-    `parallel.Rows` that each process makes its part of; a pure function of seed and step) is given. Every leaf of a batch has the global batch in front.
+    `parallel.Rows` that each process makes its part of; a pure function of seed and step) is given. Every leaf of a
+    batch has the global batch in front.
     """
 
     data: PyTree

@@ -93,7 +93,7 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
             return leaf
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
-        host = leaf if isinstance(leaf, Rows) else np.asarray(leaf)
+        host: Any = leaf if isinstance(leaf, Rows) else np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(put, tree)

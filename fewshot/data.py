@@ -148,7 +148,8 @@ def _samplers(config: ConfigDict, train_sizes: np.ndarray, images: np.ndarray | 
     """(batch, host_batch) of the training episodes, one of them None. `images`: those that the host holds."""
     shape = {"ways": config.ways, "shots": config.shots, "queries": config.queries}
     fixed = {"num_tasks": config.tasks_per_step, "max_class_size": int(train_sizes.max()), **shape}
-    offsets, sizes = np.cumsum(train_sizes) - train_sizes, train_sizes
+    sizes = train_sizes.astype(np.int32)
+    offsets = np.cumsum(sizes, dtype=np.int32) - sizes
 
     def official(seed: int, step: int) -> np.ndarray:
         first, base = step * config.tasks_per_step, episodes.official_base_seed(seed)
@@ -161,8 +162,7 @@ def _samplers(config: ConfigDict, train_sizes: np.ndarray, images: np.ndarray | 
         """The same draw, by a CPU of this process."""
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             key = rng.stream(jnp.uint32(seed), "batch", step)
-            drawn = episodes.sample_episodes(key, jnp.asarray(offsets, jnp.int32), jnp.asarray(sizes, jnp.int32), **fixed)
-            return np.asarray(drawn)
+            return np.asarray(episodes.sample_episodes(key, jnp.asarray(offsets), jnp.asarray(sizes), **fixed))
 
     if images is None:
         return (None, official) if config.sampler == "official" else (on_device, None)

@@ -18,7 +18,6 @@ from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import over_tasks
 from fewshot.models import Conv4
 
-
 # Images as indices, or the images themselves where the host holds them.
 EpisodeBatch = Int[Array, "B N per_class"] | UInt8[Array, "B N per_class h w c"]
 

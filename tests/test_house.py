@@ -81,7 +81,8 @@ def test_training_does_not_touch_the_preparation_of_data():
     for path in CODE:
         name = path.relative_to(ROOT).as_posix()
         if name != "common/data/prepare.py" and not name.startswith("common/data/builders/"):
-            assert not any(module.startswith(("common.data.builders", "common.data.prepare")) for module in imports(path))
+            preparing = ("common.data.builders", "common.data.prepare")
+            assert not any(module.startswith(preparing) for module in imports(path)), path
 
 
 def test_there_is_one_training_loop():

@@ -105,8 +105,8 @@ def check_disjoint(name: str, splits: dict[str, Split]) -> None:
         for class_name in content.class_names:
             if class_name in seen:
                 raise UserError(
-                    f"class {class_name!r} of data set {name!r} is in both {seen[class_name]!r} and {split!r}: few-shot "
-                    "splits must hold different classes; prepare it anew."
+                    f"class {class_name!r} of data set {name!r} is in both {seen[class_name]!r} and {split!r}: "
+                    "few-shot splits must hold different classes; prepare it anew."
                 )
             seen[class_name] = split
 
@@ -114,7 +114,8 @@ def check_disjoint(name: str, splits: dict[str, Split]) -> None:
 def _decode(folder: Path, image_size: int, channels: int) -> dict[str, np.ndarray]:
     arrays = {}
     for split in _FEWSHOT_SPLITS:
-        arrays |= {f"{split}_{part}": array for part, array in _decode_split(folder, split, image_size, channels).items()}
+        decoded = _decode_split(folder, split, image_size, channels)
+        arrays |= {f"{split}_{part}": array for part, array in decoded.items()}
     return arrays
 
 

@@ -92,8 +92,8 @@ def how_to_prepare(name: str) -> str:
     else:
         first, own = "", " --manual_dir=<the folder or archive you have>"
     return (
-        f"prepare it once, {first}by `python -m common.data.prepare --name={name}{own}`, then set --config.dataset_path "
-        "or TFDS_DATA_DIR to its --data_dir if that is not ~/tensorflow_datasets"
+        f"prepare it once, {first}by `python -m common.data.prepare --name={name}{own}`, then set "
+        "--config.dataset_path or TFDS_DATA_DIR to its --data_dir if that is not ~/tensorflow_datasets"
     )
 
 

@@ -58,8 +58,7 @@ def test_mean_of_many_is_taken_in_double_precision():
 def test_eight_devices_and_other_batches_give_the_same():
     program = (
         "import jax, jax.numpy as jnp, numpy as np\n"
-        "from common import parallel
-from common.evaluation import PerExample\n"
+        "from common.evaluation import PerExample\n"
         "from tests.common.test_evaluation import COUNT, outputs\n"
         "assert jax.device_count() == 8\n"
         "data = {'x': jnp.linspace(-1, 1, COUNT * 3).reshape(COUNT, 3)}\n"

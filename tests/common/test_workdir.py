@@ -71,8 +71,8 @@ def test_all_other_fields_of_a_run_must_agree(tmp_path):
 
 
 def test_default_path():
-    path = workdir.default_path(with_evaluation(), FIELDS)
-    assert path == workdir.default_path(with_evaluation(eval_set="birds"), FIELDS) == workdir.default_path(running.toy())
+    for config in (with_evaluation(), with_evaluation(eval_set="birds")):
+        assert workdir.default_path(config, FIELDS) == workdir.default_path(running.toy())
     assert workdir.default_path(running.toy()) != workdir.default_path(running.toy(width=9))
     assert str(workdir.default_path(running.toy("refresh", seed=4))).startswith("runs/toy-refresh-seed4-")
 

@@ -14,17 +14,12 @@ from PIL import Image
 
 from common.errors import UserError
 
-# All that NumPy arrays, their scalars and Python's containers need, by the names of NumPy 1 and 2 and of Python 2.
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
+# All that NumPy arrays, their scalars and Python's containers need. NumPy 1 and Python 2 had other names for some.
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{(module, "_reconstruct"): np._core.multiarray._reconstruct for module in _ARRAY_MODULES},
-    **{(module, "scalar"): np._core.multiarray.scalar for module in _ARRAY_MODULES},
-    **{(module, "_frombuffer"): np._core.numeric._frombuffer for module in _NUMERIC_MODULES},
-    **{(module, "set"): set for module in ("builtins", "__builtin__")},
-    **{(module, "bytearray"): bytearray for module in ("builtins", "__builtin__")},
+    *(("numpy", name) for name in ("ndarray", "dtype")),
+    *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
+    ("numpy._core.numeric", "_frombuffer"),
+    *(("builtins", name) for name in ("set", "bytearray")),
 }
 
 
@@ -41,9 +36,10 @@ class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("_codecs", "encode"):
             return _encode_latin1
+        module = module.replace("numpy.core.", "numpy._core.").replace("__builtin__", "builtins")
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array")
-        return _ALLOWED[module, name]
+        return super().find_class(module, name)
 
 
 def read_pickle(file: Path) -> Any:

@@ -23,7 +23,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     # tfds wants some text here; the layouts say the rest.
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the files of the data set into manual_dir; see `layouts` for the accepted trees."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put the files of the data set into manual_dir, as one of `layouts`."
     layouts: ClassVar[Sequence[Layout]]
     description: ClassVar[str]
     homepage: ClassVar[str]
@@ -47,9 +47,7 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.counts: dict[str, Counter[str]] = {split: Counter() for split in splits}
         return {split: self._generate_examples(split, examples) for split, examples in splits.items()}
 
-    def _generate_examples(
-        self, split: str, examples: Iterable[Example]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, split: str, examples: Iterable[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
         others = {name: count for name, count in self.counts.items() if name != split}
         for example in examples:
             label = example.class_name

@@ -95,7 +95,9 @@ def _read_csv(file: Path, images: Path) -> list[Example]:
     with file.open(newline="") as stream:
         rows = csv.DictReader(stream)
         if not {"filename", "label"} <= set(rows.fieldnames or ()):
-            raise UserError(f"file {file} must begin with the line 'filename,label', but begins with {rows.fieldnames}.")
+            raise UserError(
+                f"file {file} must begin with the line 'filename,label', but begins with {rows.fieldnames}."
+            )
         for number, row in enumerate(rows, 2):
             if not row["filename"] or not row["label"]:
                 raise UserError(f"line {number} of {file} must hold a file name and a label, but is {row}.")

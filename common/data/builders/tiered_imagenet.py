@@ -73,6 +73,9 @@ class TieredImagenet(PictureBuilder):
             "{train,val,test}_images_png.pkl beside {train,val,test}_labels.pkl", "{}_images_png", (".pkl",), read_pngs
         ),
         file_per_split(
-            "{train,val,test}_images.npz beside {train,val,test}_labels.pkl or .npz", "{}_images", (".npz",), read_arrays
+            "{train,val,test}_images.npz beside {train,val,test}_labels.pkl or .npz",
+            "{}_images",
+            (".npz",),
+            read_arrays,
         ),
     )

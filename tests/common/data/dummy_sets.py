@@ -4,6 +4,7 @@ import csv
 import io
 import pickle
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 CLASSES = {"train": ["n03", "n01", "n02"], "val": ["n05", "n04"], "test": ["n07", "n06"]}
 PER_CLASS = 4
-NUMBERS = {label: number for number, label in enumerate(sorted(sum(CLASSES.values(), [])), 1)}
+NUMBERS = {label: number for number, label in enumerate(sorted(chain(*CLASSES.values())), 1)}
 
 
 def pixels(number: int, index: int) -> np.ndarray:
@@ -92,14 +93,14 @@ CIFAR = {"train": ["apple", "bee", "tank"], "val": ["lamp", "otter"], "test": ["
 
 
 def cifar_archive(root: Path) -> None:
-    for number, label in enumerate(sum(CIFAR.values(), []), 1):
+    for number, label in enumerate(chain(*CIFAR.values()), 1):
         for index in range(PER_CLASS):
             write(root / "cifar100" / "data" / label / f"{index}.png", number, index)
 
 
 def prepared_cifar100(root: Path) -> None:
     """As tensorflow-datasets leaves it; half of each class is in each of its splits."""
-    labels = sum(CIFAR.values(), [])
+    labels = list(chain(*CIFAR.values()))
 
     class Cifar100(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = "cifar100"

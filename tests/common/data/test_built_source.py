@@ -61,7 +61,7 @@ def test_every_set_says_where_it_is_from_and_can_be_built():
 def test_prepared_as_tfrecord(copy):
     info = json.loads((copy / "dataset_info.json").read_text())
     (copy / "dataset_info.json").write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match=r"prepared as tfrecord, .*array_record is needed: prepare it once, by `python -m"):
+    with pytest.raises(UserError, match=r"prepared as tfrecord, .*array_record is needed: prepare it once, by `pyth"):
         read(copy.parent.parent)
 
 

@@ -119,7 +119,7 @@ def test_all_unreadable_pictures_are_counted(tmp_path):
     write_class_folders(tmp_path, ["a", "b"], 5)
     for index in (0, 2, 3):
         (tmp_path / "a" / f"{index:03d}.png").write_bytes(b"nonsense %d" % index)
-    with pytest.raises(UserError, match=r"a/00\d.png cannot be read \(.*\)(, nor can \d other\(s\) of its split)?: repl"):
+    with pytest.raises(UserError, match=r"a/00\d.png cannot be read \(.*\)(, nor can \d other\(s\) of its split)?:"):
         read(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_same_picture_in_two_splits(tmp_path):
         write_class_folders(tmp_path / split, ["a", "b"], 3, first)
     read(tmp_path)
     shutil.copy(tmp_path / "train" / "b" / "000.png", tmp_path / "test" / "a" / "copy.png")
-    with pytest.raises(UserError, match=r"train/b/000.png and .*test/a/copy.png are the same, so 'train' and 'test' sh"):
+    with pytest.raises(UserError, match=r"train/b/000.png and .*test/a/copy.png are the same, so 'train' and 'test'"):
         read(tmp_path)
 
 

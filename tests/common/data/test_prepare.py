@@ -205,7 +205,7 @@ def cache(**content):
 
 IMAGES = np.zeros((2, 84, 84, 3), np.uint8)
 DAMAGE = {
-    "nothing": ("mini_imagenet", lambda root: None, lambda root: None, "should hold data set 'mini_imagenet', is empty."),
+    "nothing": ("mini_imagenet", lambda root: None, lambda root: None, "data set 'mini_imagenet', is empty."),
     "other files": (
         "tiered_imagenet",
         lambda root: None,
@@ -236,7 +236,7 @@ DAMAGE = {
         write("val/n04/2.png", dummy_sets.encoded(1, 2)[:60]),
         "val/n04/2.png of data set 'mini_imagenet' cannot be read",
     ),
-    "missing list": ("mini_imagenet", dummy_sets.csv_lists, remove("val.csv"), "for {train,val,test}/<class>/<image>; or"),
+    "missing list": ("mini_imagenet", dummy_sets.csv_lists, remove("val.csv"), "for {train,val,test}/<class>/"),
     "missing picture": (
         "mini_imagenet",
         dummy_sets.csv_lists,
@@ -286,7 +286,7 @@ DAMAGE = {
         cache(image_data=IMAGES, class_dict={"n04": [0], "n05": [0]}),
         "must be one of its 2 images, in one class",
     ),
-    "missing labels": ("tiered_imagenet", dummy_sets.pickled_pngs, remove("val_labels.pkl"), "val_labels.pkl is missing"),
+    "missing labels": ("tiered_imagenet", dummy_sets.pickled_pngs, remove("val_labels.pkl"), "labels.pkl is missing"),
     "labels of another name": (
         "tiered_imagenet",
         dummy_sets.pickled_pngs,
