@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,29 +119,25 @@ def _decode(folder: Path, image_size: int, channels: int) -> dict[str, np.ndarra
 
 
 def _decode_split(folder: Path, split: str, image_size: int, channels: int) -> dict[str, np.ndarray]:
+    """Pictures sorted by class name, then by file name, their labels, and the class names."""
     import tensorflow_datasets as tfds
 
     try:
         builder: Any = tfds.builder_from_directory(folder)
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        keys = [(_text(record["class_name"]), _text(record["file_name"])) for record in records]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
         images = np.empty((len(records), image_size, image_size, channels), np.uint8)
-        keys: list[tuple[str, str]] = []
-        for index, record in enumerate(records):
-            images[index] = _picture(record["image"], image_size, channels)
-            keys.append((_text(record["class_name"]), _text(record["file_name"])))
+        # In a second pass, to their places: sorting the images would take them twice in memory.
+        for place, record in zip(np.argsort(order), records, strict=True):
+            images[place] = _picture(record["image"], image_size, channels)
     except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
         raise UserError(
             f"split {split!r} in {folder} cannot be read ({error}): delete the folder and prepare the set anew."
         ) from error
-    return _sorted(images, keys)
-
-
-def _sorted(images: UInt8[np.ndarray, "n s s c"], keys: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
-    """Pictures by class name, then by file name."""
-    order = sorted(range(len(keys)), key=keys.__getitem__)
     names = sorted({class_name for class_name, _ in keys})
     labels = np.searchsorted(names, [keys[index][0] for index in order]).astype(np.int32)
-    return {"images": images[order], "labels": labels, "names": np.array(names)}
+    return {"images": images, "labels": labels, "names": np.array(names)}
 
 
 def _picture(encoded: bytes, image_size: int, channels: int) -> UInt8[np.ndarray, "s s c"]:
