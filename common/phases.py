@@ -1,6 +1,6 @@
 """Runs of one or several phases; a finished phase is never run again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -67,9 +67,11 @@ def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> di
     return outcomes
 
 
-def evaluate(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, float]:
+def evaluate(
+    phases: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str] = ()
+) -> dict[str, float]:
     """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
-    workdir.check_config(folder, config)
+    workdir.check_config(folder, config, evaluation_fields)
     finished = {phase.name: read_state(folder / phase.name) for phase in phases[:-1]}
     own, place = phase_config(config, phases[-1]), folder / phases[-1].name
     experiment = phases[-1].build(own, finished)
