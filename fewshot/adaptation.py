@@ -13,6 +13,7 @@ from fewshot import cxgrad, maml, tapl
 from fewshot.label_propagation import Propagation, propagate
 from fewshot.length_scale import length_scale
 from fewshot.models import Output
+from fewshot.tapl import Tapl
 
 
 class Task(NamedTuple):
@@ -45,7 +46,7 @@ class InnerLoop:
     remat: bool = False  # recompute each step's activations in the backward pass
     transduction: str = "off"  # one of TRANSDUCTION
     propagation: Propagation = Propagation()
-    tapl: tapl.Tapl = tapl.Tapl()
+    tapl: Tapl = Tapl()
 
 
 class Adapted(NamedTuple):

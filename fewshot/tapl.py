@@ -25,7 +25,8 @@ from fewshot.label_propagation import Propagation, hard_labels, propagate, soft_
 from fewshot.length_scale import length_scale
 from fewshot.maml import Objective, Parameters, Sigma
 
-GRADIENTS = ("soft_outer", "soft_constant", "hard")
+SOFT = ("soft_outer", "soft_constant")
+GRADIENTS = (*SOFT, "hard")
 WHEN = ("every_step", "first_step")
 MEANS = ("separate", "single")
 

@@ -168,7 +168,7 @@ def test_nowhere_to_start_from(field, tmp_path):
 
 def stub_test(state, data):
     """Stands for the test episodes, whose program takes long to compile."""
-    return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {})
+    return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {}, {})
 
 
 def test_damaged_checkpoint_of_the_ensemble(finished, tmp_path):
