@@ -133,7 +133,11 @@ def make_step(form: Form, filters: int, optimizer: optax.GradientTransformation)
 
 def prepare(form: Form, filters: int, params: dict, tasks: adaptation.Task) -> tuple[Callable[[], Any], dict]:
     """Compile one form; a function that runs a step and waits for it, and what the compilation cost."""
-    used = {"net", *(["generator"] if form.method == "cxgrad" else []), *(["sigma"] if form.transduction == "tapl" else [])}
+    used = {
+        "net",
+        *(["generator"] if form.method == "cxgrad" else []),
+        *(["sigma"] if form.transduction == "tapl" else []),
+    }
     params = {name: params[name] for name in used}
     optimizer = optax.adam(1e-3)
     state = optimizer.init(params)
@@ -273,7 +277,16 @@ def show(name: str, result: dict[str, Any]) -> None:
     """Print one size's rows; a ratio is median / fastest / CPU time; "all images": to MAML adapting to all of them."""
     side, channels, filters = result["size"].values()
     table = Table(title=f"{name}: {side} px, {channels} channel(s), {filters} filters, {TASKS} tasks, second order")
-    for column in ("form", "compile s", "step ms (median / min)", "CPU ms", "to MAML", "all images", "to PyTorch", "temp MiB"):
+    for column in (
+        "form",
+        "compile s",
+        "step ms (median / min)",
+        "CPU ms",
+        "to MAML",
+        "all images",
+        "to PyTorch",
+        "temp MiB",
+    ):
         table.add_column(column, justify="left" if column == "form" else "right")
 
     def ratio(row: dict[str, Any], key: str) -> str:

@@ -45,8 +45,8 @@ class InnerLoop:
     scan: bool = True  # lax.scan over the steps, or unrolled
     remat: bool = False  # recompute each step's activations in the backward pass
     transduction: str = "off"  # one of TRANSDUCTION
-    propagation: Propagation = Propagation()
-    tapl: Tapl = Tapl()
+    propagation: Propagation = dataclasses.field(default_factory=Propagation)
+    tapl: Tapl = dataclasses.field(default_factory=Tapl)
 
 
 class Adapted(NamedTuple):

@@ -1,4 +1,4 @@
-"""Label propagation over the images of one task (Zhou et al., NIPS 2004; in few-shot learning TPN, Liu et al., ICLR 2019).
+"""Label propagation over the images of one task (Zhou et al., NIPS 2004; for few shots TPN, Liu et al., ICLR 2019).
 
 Images that look alike are neighbours in a graph, and the support labels flow along its edges to the query images. In
 closed form F = (I - α S)^{-1} Y, where S is the normalised affinity of all images and Y holds the support labels.
@@ -29,7 +29,7 @@ def affinity(
 ) -> Float[Array, "n n"]:
     """W_ij = exp(-D_ij / 2) with D_ij the mean over the d entries of (z_i/σ_i - z_j/σ_j)²; W_ii is 0, or 1 if kept.
 
-    `sigma` is one length scale for all images, or one per image. D comes from inner products: nothing of size [n, n, d].
+    `sigma` is one length scale for all images, or one per image. D comes from inner products, without any [n, n, d].
     """
     n, d = features.shape
     scaled = features / jnp.broadcast_to(sigma, (n,))[:, None]
@@ -81,7 +81,7 @@ def propagate(
     """F = (I - α S)^{-1} Y of n images, the first s of which are the support; at least in the features' precision.
 
     By Cholesky factorisation, whose factor the gradient uses again. For this matrix (positive diagonal, the rest
-    negative or zero) no step of it subtracts, so small entries of F are as accurate as large ones, and none is negative.
+    negative or zero) no step of it subtracts, so small entries of F are as accurate as large ones and none is negative.
     """
     if features.dtype != jnp.float64:
         features = features.astype(jnp.float32)

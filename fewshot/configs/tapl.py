@@ -3,7 +3,7 @@
 Run:    python -m fewshot.main --config=fewshot/configs/tapl.py
 Smoke:  python -m fewshot.main --config=fewshot/configs/tapl.py:smoke
 Data:   characters of scripts never seen in training, rendered from fonts (embedded, no download).
-Expect: four to five times MAML's time per step, since the inner loop adapts to all images of an episode. The paper's
+Expect: about eight times MAML's time per step, since the inner loop adapts to all images of an episode. The paper's
         numbers are not known to us, and its procedure is completed by us (fewshot/README.md says where).
 
 Every field is explained in cxgrad.py; this file names what differs. On CxGrad: --config.method=cxgrad. Ablations:

@@ -73,12 +73,18 @@ def test_value_that_no_field_can_have(fields, message):
         ({"tapl.query_weight": -1.0}, "config.tapl.query_weight is -1.0, but must not be negative"),
         ({"tapl.query_weight": float("nan")}, "config.tapl.query_weight is nan"),
         ({"tapl.confidence_threshold": 1.0}, "config.tapl.confidence_threshold is 1.0, but must be at least 0 and"),
-        ({"tapl.adapt_sigma": True, "tapl.gradient": "hard"}, "config.tapl.gradient is 'hard', but must be 'soft_outer'"),
+        (
+            {"tapl.adapt_sigma": True, "tapl.gradient": "hard"},
+            "config.tapl.gradient is 'hard', but must be 'soft_outer'",
+        ),
         ({"tapl.adapt_sigma": True, "propagation.sigma": "fixed"}, "config.propagation.sigma .* must be 'scalar' with"),
         ({"tapl.adapt_sigma": True, "tapl.pseudo_labels": "first_step"}, "must be 'every_step' with config.tapl.adapt"),
         ({"batch_norm": "support_stats"}, "config.batch_norm is 'support_stats', but must be 'batch' with"),
         ({"transduction": "propagation", "method": "cxgrad"}, "config.method is 'cxgrad', .* which has no inner loop"),
-        ({"transduction": "propagation", "per_step_norm": True}, "config.per_step_norm is True, but must be False with"),
+        (
+            {"transduction": "propagation", "per_step_norm": True},
+            "config.per_step_norm is True, but must be False with",
+        ),
     ],
 )
 def test_transduction_that_cannot_be(fields, message):

@@ -131,7 +131,11 @@ def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "DONE").exists()
     lines = running.metrics(tmp_path / "run")
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
-    expected = {"tapl": TRAIN | TAPL, "tapl on cxgrad": TRAIN | TAPL | CXGRAD, "propagation": TRAIN - {"adaptation_loss"}}
+    expected = {
+        "tapl": TRAIN | TAPL,
+        "tapl on cxgrad": TRAIN | TAPL | CXGRAD,
+        "propagation": TRAIN - {"adaptation_loss"},
+    }
     assert {*lines[0]} == expected.get(name, TRAIN)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     transductive = {"transductive"} if config == "tapl" else set()
