@@ -14,10 +14,12 @@ from common import evaluation as streaming
 from common import optim, rng
 from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
-from fewshot import data, report, train
-from fewshot.adaptation import InnerLoop
+from fewshot import data, report, tapl, train
+from fewshot.adaptation import TRANSDUCTION, InnerLoop
 from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, choose
 from fewshot.evaluation import AVERAGES
+from fewshot.label_propagation import Propagation
+from fewshot.length_scale import SIGMAS
 from fewshot.maml import ADAPTED
 from fewshot.models import Conv4
 
@@ -97,6 +99,39 @@ def check_config(config: ConfigDict) -> None:
     check(config, "norm", not per_step_of_layer_norm, "must be 'batch' with config.per_step_norm")
     smallest = 16 if config.pooling else 1
     check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
+    check_choice(config, "transduction", TRANSDUCTION)
+    if config.transduction != "off":
+        _check_transduction(config)
+
+
+def _check_transduction(config: ConfigDict) -> None:
+    """The part of `check_config` that only counts where query images take part in the adaptation."""
+    check_choice(config, "propagation.sigma", SIGMAS)
+    check_choice(config, "tapl.gradient", tapl.GRADIENTS)
+    check_choice(config, "tapl.pseudo_labels", tapl.WHEN)
+    check_choice(config, "tapl.mean", tapl.MEANS)
+    check_positive(config, "propagation.initial_sigma")
+    others = config.ways * (config.shots + config.queries) - 1
+    few = 0 <= config.propagation.neighbours <= others
+    accepted = f"must lie in 0..{others}, the other images of an episode (0: all of them)"
+    check(config, "propagation.neighbours", few, accepted)
+    check(config, "propagation.alpha", 0 <= config.propagation.alpha < 1, "must be at least 0 and below 1")
+    check(config, "tapl.query_weight", 0 <= config.tapl.query_weight < float("inf"), "must not be negative")
+    threshold = config.tapl.confidence_threshold
+    check(config, "tapl.confidence_threshold", 0 <= threshold < 1, "must be at least 0 and below 1")
+    transductive = f"must be 'batch' with config.transduction={config.transduction!r}: queries are adapted to together"
+    check(config, "batch_norm", config.batch_norm == "batch", transductive)
+    if config.tapl.adapt_sigma:
+        needed = {"propagation.sigma": ("scalar",), "tapl.pseudo_labels": ("every_step",), "tapl.gradient": tapl.SOFT}
+        for field, values in needed.items():
+            accepted = f"must be {' or '.join(map(repr, values))} with config.tapl.adapt_sigma"
+            check(config, field, config[field] in values, accepted)
+    if config.transduction == "propagation":
+        no_loop = "with config.transduction='propagation', which has no inner loop"
+        check(config, "method", config.method == "maml", f"must be 'maml' {no_loop}")
+        check(config, "multi_step_loss_epochs", not config.multi_step_loss_epochs, f"must be 0 {no_loop}")
+        for field in ("learned_inner_rates", "per_step_norm"):
+            check(config, field, not config[field], f"must be False {no_loop}")
 
 
 def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: bool, training: bool) -> train.Recipe:
@@ -129,6 +164,9 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
             batch_norm=config.batch_norm,
             scan=scan,
             remat=config.remat and training,
+            transduction=config.transduction,
+            propagation=Propagation(**config.propagation),
+            tapl=tapl.Tapl(**config.tapl),
         ),
         optimizer=optim.make_optimizer(config.optimizer),
         shots=config.shots,

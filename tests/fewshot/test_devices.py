@@ -65,7 +65,13 @@ def assert_close(a, b, tolerance=1e-6):
         ("maml", "vmap"),
         *(
             pytest.param(method, loop, marks=pytest.mark.slow)
-            for method, loop in (("maml", "map"), ("cxgrad", "vmap"), ("cxgrad", "map"))
+            for method, loop in (
+                ("maml", "map"),
+                ("cxgrad", "vmap"),
+                ("cxgrad", "map"),
+                ("tapl", "vmap"),
+                ("tapl", "map"),
+            )
         ),
     ],
 )
