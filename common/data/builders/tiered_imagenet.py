@@ -40,7 +40,7 @@ def read_arrays(file: Path) -> Iterator[Example]:
 
 
 def _labels(images: Path, split: str, count: int) -> list[str]:
-    """Class of every picture, from <split>_labels.pkl or .npz: by its number, since some names stand for two classes."""
+    """Class of every picture, from <split>_labels.pkl or .npz: by number, since some names stand for two classes."""
     pickled, arrays = (images.with_name(f"{split}_labels{suffix}") for suffix in (".pkl", ".npz"))
     if pickled.is_file() or not arrays.is_file():
         content = read_pickle(pickled)
