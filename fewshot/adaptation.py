@@ -180,7 +180,7 @@ def task_loss(
         output = predict(spec, apply, theta, omega, task.query_images, task.support_images, step)
         return maml.cross_entropy(output.logits, task.query_labels), output.logits, output.moments
 
-    inputs = {"images": task.support_images, "labels": task.support_labels}
+    inputs: dict[str, Any] = {"images": task.support_images, "labels": task.support_labels}
     if spec.transduction == "tapl":
         inputs["query_images"] = task.query_images
     if importance is None:

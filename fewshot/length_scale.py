@@ -5,7 +5,7 @@ features' map, then two linear layers. Nothing keeps its σ positive, since only
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -46,7 +46,7 @@ def init_sigma(spec: Propagation, key: Array, num_features: int, channels: int) 
         return {}
     if spec.sigma == "scalar":
         return {"log_sigma": jnp.full((), math.log(spec.initial_sigma))}
-    return LengthScale().init(key, _maps(jnp.zeros((1, num_features)), channels))["params"]
+    return dict(LengthScale().init(key, _maps(jnp.zeros((1, num_features)), channels))["params"])
 
 
 def length_scale(
@@ -57,7 +57,8 @@ def length_scale(
         return jnp.asarray(spec.initial_sigma, features.dtype)
     if spec.sigma == "scalar":
         return jnp.exp(params["log_sigma"])
-    return LengthScale().apply({"params": params}, _maps(features, params["kernel0"].shape[2]))  # type: ignore
+    maps = _maps(features, params["kernel0"].shape[2])
+    return cast(Array, LengthScale().apply({"params": params}, maps))
 
 
 def _maps(features: Float[Array, "n d"], channels: int) -> Float[Array, "n side side channels"]:
