@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from common.experiment import TrainState
 from common.metrics import ci95_normal
-from fewshot import adaptation, episodes, maml, similarity
+from fewshot import adaptation, maml, similarity
 from fewshot.adaptation import InnerLoop, Task
-from fewshot.train import Recipe, each_task
+from fewshot.train import Recipe, each_task, make_tasks
 
+EPISODES = 100  # unless config.analysis_episodes says otherwise
 MOST_STEPS = 10  # of the curves, whatever the run trained with
 SIMILARITIES = {"biased": similarity.linear_cka, "unbiased": similarity.linear_cka_unbiased}
 
@@ -44,11 +45,15 @@ def variants(recipe: Recipe, params: dict[str, Any]) -> dict[str, InnerLoop]:
 
 
 def run_episodes(
-    recipe: Recipe, state: TrainState, data: dict[str, Any], indices: Int[Array, " b"]
+    recipe: Recipe,
+    state: TrainState,
+    data: dict[str, Any],
+    batch: Int[Array, " b"] | UInt8[Array, "b N per_class h w c"],
 ) -> dict[str, dict[str, Array]]:
-    """`analyse_task` of the fixed episodes `data["episodes"][indices]`, all with a leading axis b."""
-    batch = data["episodes"][indices]
-    tasks = episodes.gather_tasks(data["held_out"], batch, recipe.shots, recipe.mean, recipe.std)
+    """`analyse_task` of the fixed episodes that `batch` points to, or holds the images of (see `train.run_episodes`),
+    all with a leading axis b."""
+    chosen = data["episodes"][batch] if batch.ndim == 1 else batch
+    tasks = make_tasks(recipe, data.get("held_out"), chosen)
     return each_task(recipe, lambda params, task: analyse_task(recipe, params, task), state.params, tasks)
 
 
@@ -67,8 +72,10 @@ def analyse_task(recipe: Recipe, params: dict[str, Any], task: Task) -> dict[str
             return _query(recipe, maml.join_parameters(theta, omega), task, step, keep_grams=name == "all")
 
         before = query(theta, 0)
-        support = {"images": task.support_images, "labels": task.support_labels}
-        adapted = adaptation.adapt(spec, recipe.network.apply, params, **support, after_step=query)
+        inputs = {"images": task.support_images, "labels": task.support_labels}
+        if spec.transduction == "tapl":
+            inputs["query_images"] = task.query_images
+        adapted = adaptation.adapt(spec, recipe.network.apply, params, **inputs, after_step=query)
         curve = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, adapted.after_step)
         result["accuracy"][name], result["loss"][name] = curve["accuracy"], curve["loss"]
         if name == "all":

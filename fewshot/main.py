@@ -3,7 +3,7 @@
 A finished run is evaluated again by --mode=eval, and its inner loop is looked into by --mode=analyse."""
 
 from common import app
-from fewshot import experiment
+from fewshot import data, experiment
 
 if __name__ == "__main__":
-    app.run(experiment.build, modes={"analyse": experiment.analyse})
+    app.run(experiment.build, modes={"analyse": experiment.analyse}, evaluation_fields=data.EVALUATION_FIELDS)

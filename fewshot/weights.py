@@ -56,6 +56,7 @@ def read(path: str | Path, template: dict[str, Any]) -> dict[str, Any]:
     Raises:
       UserError: no weights file, or weights that are missing, left over, of another shape, or not finite.
     """
+    _refuse_sigma(template, f"{path} cannot be read")
     weights = _unwrapped(read_weights(path), path)
     _check_kind(weights, template, path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
@@ -73,8 +74,10 @@ def read(path: str | Path, template: dict[str, Any]) -> dict[str, Any]:
 def to_official(params: dict[str, Any], running: dict[str, dict[str, Any]] | None = None) -> dict[str, np.ndarray]:
     """The state dict of the official system: {name: array}, complete, so that its strict loading accepts it.
 
-    `running`: MAML++'s running moments per step (`TrainState.model_state`), if there are such.
+    `running`: MAML++'s running moments per step (`TrainState.model_state`), if there are such. Raises UserError for a
+    learned length scale.
     """
+    _refuse_sigma(params, "This run cannot be exported")
     official = {}
     for key_path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         spot = place(_keys(key_path), params)
@@ -165,6 +168,14 @@ def _check_frozen_gain(weights: dict[str, np.ndarray], path: str | Path) -> None
     for name, array in weights.items():
         if name.endswith("norm_layer.weight") and not np.all(array == 1):
             raise UserError(f"{path} has a layer norm whose gain {name} is not 1, but only its shift is learned here.")
+
+
+def _refuse_sigma(params: dict[str, Any], what: str) -> None:
+    if "sigma" in params:
+        raise UserError(
+            f"{what}: the official code has no place for a learned length scale of label propagation; "
+            "only --config.propagation.sigma=fixed has none."
+        )
 
 
 def _has_layer_norm(params: dict[str, Any]) -> bool:

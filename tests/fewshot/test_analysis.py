@@ -14,6 +14,7 @@ from common.errors import UserError
 from fewshot import adaptation, analysis, analysis_report, experiment, maml, maml_pp, similarity
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import CONVOLUTIONS
+from fewshot.label_propagation import Propagation
 from fewshot.models import Conv4
 from fewshot.train import Recipe
 from tests.common.toys import running
@@ -65,7 +66,7 @@ def test_analysis_of_a_finished_run(finished, tmp_path, monkeypatch, little_opti
 
     # Another number of episodes is another analysis, and leaves the first alone.
     kept = (folder / "analysis" / "analysis.json").read_bytes()
-    experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=5), folder)
+    experiment.analyse(cli.config("cxgrad", **finished.fields, analysis_episodes=5), folder)
     assert (folder / "analysis" / "analysis.json").read_bytes() == kept
     assert json.loads((folder / "analysis-2" / "analysis.json").read_text())["episodes"] == 5
 
@@ -75,8 +76,10 @@ def test_analysis_of_what_is_no_run(finished, tmp_path):
         experiment.analyse(cli.config("cxgrad"), tmp_path / "nowhere")
     with pytest.raises(UserError, match="has another config"):
         experiment.analyse(cli.config("cxgrad", **finished.fields | {"ways": 4}), finished.folder)
-    with pytest.raises(UserError, match=r"config.eval_analysis_episodes is 1, but must be at least 2"):
-        experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=1), finished.folder)
+    with pytest.raises(UserError, match=r"config.transduction .* no inner loop"):
+        experiment.analyse(cli.config("maml", transduction="propagation"), finished.folder)
+    with pytest.raises(UserError, match=r"config.analysis_episodes is 1, but must be at least 2"):
+        experiment.analyse(cli.config("cxgrad", **finished.fields, analysis_episodes=1), finished.folder)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"No checkpoint .* has been evaluated; train first"):
         analysis_report.best_parameters(tmp_path)
@@ -128,6 +131,20 @@ def test_curves_are_those_of_the_adapted_networks(little_optimization):
                 np.testing.assert_allclose(found[form]["block3"][steps], cka(before, after), atol=1e-4)
     assert found["accuracy"]["all"].shape == (11,)
     assert "factors" not in found
+
+
+def test_query_images_take_part_where_the_run_s_adaptation_uses_them(little_optimization):
+    params, task = make_params() | {"sigma": {"log_sigma": jnp.zeros(())}}, make_task()
+
+    def run(kind):
+        spec = InnerLoop("maml", 1, 0.1, transduction=kind, propagation=Propagation(neighbours=4))
+        return jax.jit(lambda params, task: analysis.analyse_task(make_recipe(spec), params, task))(params, task)
+
+    inductive, transductive = run("off"), run("tapl")
+    assert jax.tree.structure(inductive) == jax.tree.structure(transductive)
+    for name in ("all", "head", "backbone"):
+        assert inductive["loss"][name][0] == transductive["loss"][name][0]
+        assert inductive["loss"][name][1] != transductive["loss"][name][1]
 
 
 def test_learned_steps_are_not_prolonged_and_untrained_rates_not_made_up():

@@ -212,6 +212,15 @@ def test_generator_that_is_asked_for_and_not_there(tmp_path):
         weights.read(path, shapes_of(ours_of("cxgrad_trajectory")))
 
 
+def test_learned_length_scale_has_no_place(tmp_path):
+    params = ours_of("maml_trajectory") | {"sigma": {"log": np.zeros((), np.float32)}}
+    path = save_safetensors(tmp_path / "model", state_dict("maml_trajectory"))
+    with pytest.raises(UserError, match=r"cannot be read: .* --config.propagation.sigma=fixed"):
+        weights.read(path, shapes_of(params))
+    with pytest.raises(UserError, match="cannot be exported"):
+        weights.to_official(params)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x80\x02 not a pickle", b"version https://git-lfs"])
 def test_file_that_is_no_checkpoint(content, tmp_path):
     (tmp_path / "model.pt").write_bytes(content)
