@@ -89,7 +89,8 @@ FAMILIES = {
         ),
     ),
     "tapl": Family(
-        "5-way 1-shot on embedded glyphs, scripts unseen in training, 300 steps of 2 tasks with 5 queries a class, 300 test episodes",
+        "5-way 1-shot on embedded glyphs, scripts unseen in training; 300 steps of 2 tasks, 5 queries a class, "
+        "300 test episodes",
         (
             _tapl("MAML", "maml"),
             _tapl("CxGrad", "cxgrad"),
