@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from common import parallel, plots, writers
+from common import parallel, plots, workdir, writers
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.experiment import TrainState
+from fewshot.data import EVALUATION_FIELDS
 from fewshot.evaluation import accuracy_report, ensemble_logits
 from fewshot.train import EpisodeOutput, episode_labels
 
@@ -72,12 +73,15 @@ def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
 
 def _figures(folder: Path, output: EpisodeOutput, config: ConfigDict) -> None:
     figures = folder / "figures"
+    own = figures / workdir.evaluation_name(config, EVALUATION_FIELDS) if config.eval_dataset else figures
+    if output.gradient_norm:
+        gradient_norms(output.gradient_norm, own / "gradient_norms.png", config)
+    if output.pseudo_labels:
+        pseudo_labels(output.pseudo_labels, own / "pseudo_labels.png", config)
+    if config.eval_dataset:  # the run's own figures stay as they are
+        return
     lines = writers.read(folder / "metrics.jsonl")
     plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
-    if output.gradient_norm:
-        gradient_norms(output.gradient_norm, figures / "gradient_norms.png", config)
-    if output.pseudo_labels:
-        pseudo_labels(output.pseudo_labels, figures / "pseudo_labels.png", config)
     trained = [line for line in lines if line["kind"] == "train"]
     if config.method == "cxgrad" and trained:  # a run that only continued a finished one has no steps of its own
         scale_factors(trained, figures / "scale_factors.png")
@@ -90,7 +94,7 @@ def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> 
     """
     axes, figure = over_inner_steps(norms, path, "gradient norm (mean over test episodes)", config)
     axes.set_yscale("log")
-    axes.set_title(f"Inner-loop gradients, {config.name} on {config.dataset}")
+    axes.set_title(f"Inner-loop gradients, {config.name} on {config.eval_dataset or config.dataset}")
     plots.save(figure, path)
 
 
@@ -98,7 +102,7 @@ def pseudo_labels(values: Mapping[str, Any], path: Path, config: ConfigDict) -> 
     """How many pseudo labels are right at every inner step, and how sure they are, averaged over episodes; figure and
     JSON beside it. `values`: {"pseudo_accuracy", "confidence": [episodes, steps]}."""
     axes, figure = over_inner_steps(values, path, "mean over test episodes", config)
-    axes.set_title(f"Pseudo labels, {config.name} (transductive) on {config.dataset}")
+    axes.set_title(f"Pseudo labels, {config.name} (transductive) on {config.eval_dataset or config.dataset}")
     plots.save(figure, path)
 
 

@@ -31,6 +31,7 @@ CONFIG = running.toy("phases", num_steps=6)
 
 def test_each_phase_has_its_own_folder_and_steps(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
+        ".lock",
         "DONE",
         "config.json",
         "environment.json",

@@ -36,12 +36,12 @@ def refused(message, name="cxgrad", **fields):
         ({"test_episodes": 1}, "config.test_episodes is 1, but must be at least 2"),
         ({"first_order_steps": -3}, "config.first_order_steps is -3, but must not be negative"),
         ({"multi_step_loss_epochs": -1}, "config.multi_step_loss_epochs is -1"),
-        ({"seed": -1}, r"config.seed is -1, but must lie in 0..4294967295"),
         ({"model_seed": 2**32}, "config.model_seed is 4294967296"),
         ({"method": "mamml"}, r"config.method is 'mamml', but must be one of .*\(did you mean 'maml'\?\)"),
         ({"adapted": "body"}, "config.adapted is 'body', but must be one of 'all', 'head', 'backbone'"),
         ({"adapted": "head"}, "config.adapted is 'head', but CxGrad scales convolution layers"),
         ({"sampler": "devise"}, r"config.sampler .*\(did you mean 'device'\?\)"),
+        ({"images_on": "gpu"}, "config.images_on is 'gpu', but must be one of 'auto', 'device', 'host'"),
         ({"convolution": "fft"}, "config.convolution is 'fft', but must be one of 'auto', 'native', 'patches'"),
         ({"best_metric": "acuracy"}, r"config.best_metric is 'acuracy'.*\(did you mean 'accuracy'\?\)"),
         ({"norm": "layer", "per_step_norm": True}, "config.norm is 'layer', but must be 'batch' with"),
@@ -70,7 +70,7 @@ def test_value_that_no_field_can_have(fields, message):
         ({"tapl.gradient": "soft"}, "config.tapl.gradient is 'soft', but must be one of 'soft_outer', 'soft_constant'"),
         ({"tapl.pseudo_labels": "last_step"}, "config.tapl.pseudo_labels is 'last_step'"),
         ({"tapl.mean": "double"}, "config.tapl.mean is 'double'"),
-        ({"tapl.query_weight": -1.0}, "config.tapl.query_weight is -1.0, but must not be negative"),
+        ({"tapl.query_weight": -1.0}, "config.tapl.query_weight is -1.0, but must be a finite number that is not"),
         ({"tapl.query_weight": float("nan")}, "config.tapl.query_weight is nan"),
         ({"tapl.confidence_threshold": 1.0}, "config.tapl.confidence_threshold is 1.0, but must be at least 0 and"),
         (
@@ -145,6 +145,13 @@ def test_own_pictures_that_are_not_there(tmp_path):
     refused("holds 14 classes, but .* need 15: .*fewer ways", dataset="folder", dataset_path=str(tmp_path / "few"))
     write_pictures(tmp_path / "short", per_class=3)
     refused("class00 holds 3 pictures .* at least 4", dataset="folder", dataset_path=str(tmp_path / "short"))
+
+
+def test_own_pictures_that_are_there_twice(tmp_path):
+    write_pictures(tmp_path)
+    shutil.copy(tmp_path / "class03" / "1.png", tmp_path / "class09" / "copy.png")
+    message = r"class03/1.png and .*class09/copy.png|class09/copy.png and .*class03/1.png"
+    refused(message, dataset="folder", dataset_path=str(tmp_path))
 
 
 def test_picture_that_cannot_be_read(tmp_path):
