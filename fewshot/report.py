@@ -73,18 +73,21 @@ def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
 
 def _figures(folder: Path, output: EpisodeOutput, config: ConfigDict) -> None:
     figures = folder / "figures"
-    own = figures / workdir.evaluation_name(config, EVALUATION_FIELDS) if config.eval_dataset else figures
-    if output.gradient_norm:
-        gradient_norms(output.gradient_norm, own / "gradient_norms.png", config)
-    if output.pseudo_labels:
-        pseudo_labels(output.pseudo_labels, own / "pseudo_labels.png", config)
     if config.eval_dataset:  # the run's own figures stay as they are
+        _episode_figures(figures / workdir.evaluation_name(config, EVALUATION_FIELDS), output, config)
         return
-    lines = writers.read(folder / "metrics.jsonl")
+    _episode_figures(figures, output, config)
     plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
-    trained = [line for line in lines if line["kind"] == "train"]
+    trained = [line for line in writers.read(folder / "metrics.jsonl") if line["kind"] == "train"]
     if config.method == "cxgrad" and trained:  # a run that only continued a finished one has no steps of its own
         scale_factors(trained, figures / "scale_factors.png")
+
+
+def _episode_figures(figures: Path, output: EpisodeOutput, config: ConfigDict) -> None:
+    if output.gradient_norm:
+        gradient_norms(output.gradient_norm, figures / "gradient_norms.png", config)
+    if output.pseudo_labels:
+        pseudo_labels(output.pseudo_labels, figures / "pseudo_labels.png", config)
 
 
 def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> None:

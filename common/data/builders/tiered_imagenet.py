@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -41,22 +40,19 @@ def read_arrays(file: Path) -> Iterator[Example]:
 
 
 def _labels(images: Path, split: str, count: int) -> list[str]:
-    """Class of every picture, from <split>_labels.pkl or .npz: the name where there is one, else the number."""
+    """Class of every picture, from <split>_labels.pkl or .npz: by number, since some names stand for two classes."""
     pickled, arrays = (images.with_name(f"{split}_labels{suffix}") for suffix in (".pkl", ".npz"))
-    names: Any = None
     if pickled.is_file() or not arrays.is_file():
         content = read_pickle(pickled)
         key = next((key for key in _LABELS if isinstance(content, dict) and key in content), None)
         if key is None:
             raise UserError(f"file {pickled} must hold a dict with {' or '.join(map(repr, _LABELS))}.")
-        numbers, names = content[key], content.get("label_specific_str")
+        numbers = content[key]
     else:
         numbers = read_npz(arrays, *_LABELS)
     numbers = np.asarray(numbers).ravel()
     if len(numbers) != count or not np.issubdtype(numbers.dtype, np.integer):
         raise UserError(f"{images} holds {count} images, but its labels are {len(numbers)} of type {numbers.dtype}.")
-    if names is not None and int(numbers.max(initial=0)) < len(names):
-        return [str(names[number]) for number in numbers]
     return [f"{split} class {number:04d}" for number in numbers]
 
 
