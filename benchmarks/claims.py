@@ -104,6 +104,7 @@ FAMILIES = {
             _tapl("TAPL, hard labels (transductive)", **{"tapl.gradient": "hard"}),
             _tapl("TAPL, labels constant (transductive)", **{"tapl.gradient": "soft_constant"}),
             _tapl("TAPL, no pseudo labels (transductive)", **{"tapl.query_weight": "0.0"}),
+            _tapl("TAPL, length scale from 1 (transductive)", **{"propagation.initial_sigma": "1.0"}),
             _tapl("TAPL, all pairs (transductive)", **{"propagation.neighbours": "0"}),
         ),
     ),

@@ -77,11 +77,12 @@ def _check_transduction(config: ConfigDict) -> None:
     has_map = config.propagation.sigma != "per_image" or config.network == "conv4"
     check(config, "propagation.sigma", has_map, "must be 'fixed' or 'scalar' with config.network 'resnet12'")
     others = config.ways * (config.shots + config.queries) - 1
-    few = 0 <= config.propagation.neighbours <= others
+    fits = 0 <= config.propagation.neighbours <= others
     accepted = f"must lie in 0..{others}, the other images of an episode (0: all of them)"
-    check(config, "propagation.neighbours", few, accepted)
+    check(config, "propagation.neighbours", fits, accepted)
     check(config, "propagation.alpha", 0 <= config.propagation.alpha < 1, "must be at least 0 and below 1")
-    check(config, "tapl.query_weight", 0 <= config.tapl.query_weight < float("inf"), "must not be negative")
+    finite = 0 <= config.tapl.query_weight < float("inf")
+    check(config, "tapl.query_weight", finite, "must be a finite number that is not negative")
     threshold = config.tapl.confidence_threshold
     check(config, "tapl.confidence_threshold", 0 <= threshold < 1, "must be at least 0 and below 1")
     transductive = f"must be 'batch' with config.transduction={config.transduction!r}: queries are adapted to together"

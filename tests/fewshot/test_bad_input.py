@@ -76,7 +76,7 @@ def test_value_that_no_field_can_have(fields, message):
         ({"tapl.gradient": "soft"}, "config.tapl.gradient is 'soft', but must be one of 'soft_outer', 'soft_constant'"),
         ({"tapl.pseudo_labels": "last_step"}, "config.tapl.pseudo_labels is 'last_step'"),
         ({"tapl.mean": "double"}, "config.tapl.mean is 'double'"),
-        ({"tapl.query_weight": -1.0}, "config.tapl.query_weight is -1.0, but must not be negative"),
+        ({"tapl.query_weight": -1.0}, "config.tapl.query_weight is -1.0, but must be a finite number that is not"),
         ({"tapl.query_weight": float("nan")}, "config.tapl.query_weight is nan"),
         ({"tapl.confidence_threshold": 1.0}, "config.tapl.confidence_threshold is 1.0, but must be at least 0 and"),
         (
