@@ -12,15 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 
 from common.experiment import TrainState
 from common.metrics import ci95_normal
 from fewshot import adaptation, maml, similarity
 from fewshot.adaptation import InnerLoop, Task
-from fewshot.train import Recipe, each_task, make_tasks
+from fewshot.train import EpisodeBatch, Recipe, each_task, evaluation_tasks
 
-EPISODES = 100  # unless config.analysis_episodes says otherwise
 MOST_STEPS = 10  # of the curves, whatever the run trained with
 SIMILARITIES = {"biased": similarity.linear_cka, "unbiased": similarity.linear_cka_unbiased}
 
@@ -45,15 +44,10 @@ def variants(recipe: Recipe, params: dict[str, Any]) -> dict[str, InnerLoop]:
 
 
 def run_episodes(
-    recipe: Recipe,
-    state: TrainState,
-    data: dict[str, Any],
-    batch: Int[Array, " b"] | UInt8[Array, "b N per_class h w c"],
+    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: Int[Array, " b"] | EpisodeBatch
 ) -> dict[str, dict[str, Array]]:
-    """`analyse_task` of the fixed episodes that `batch` points to, or holds the images of (see `train.run_episodes`),
-    all with a leading axis b."""
-    chosen = data["episodes"][batch] if batch.ndim == 1 else batch
-    tasks = make_tasks(recipe, data.get("held_out"), chosen)
+    """`analyse_task` of fixed episodes, all with a leading axis b; `batch` as `train.evaluation_tasks` takes it."""
+    tasks = evaluation_tasks(recipe, data, batch)
     return each_task(recipe, lambda params, task: analyse_task(recipe, params, task), state.params, tasks)
 
 
@@ -72,9 +66,7 @@ def analyse_task(recipe: Recipe, params: dict[str, Any], task: Task) -> dict[str
             return _query(recipe, maml.join_parameters(theta, omega), task, step, keep_grams=name == "all")
 
         before = query(theta, 0)
-        inputs = {"images": task.support_images, "labels": task.support_labels}
-        if spec.transduction == "tapl":
-            inputs["query_images"] = task.query_images
+        inputs = adaptation.inner_inputs(spec, task)
         adapted = adaptation.adapt(spec, recipe.network.apply, params, **inputs, after_step=query)
         curve = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), before, adapted.after_step)
         result["accuracy"][name], result["loss"][name] = curve["accuracy"], curve["loss"]

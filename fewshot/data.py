@@ -15,7 +15,8 @@ from common.data import folder
 from common.errors import UserError
 from fewshot import episodes
 
-EVALUATION_FIELDS = ("eval_dataset", "eval_dataset_path", "eval_difficulty", "analysis_episodes")
+# Read by --mode=eval and --mode=analyse alone.
+EVALUATION_FIELDS = ("eval_dataset", "eval_dataset_path", "eval_difficulty", "eval_analysis_episodes")
 
 
 class Episodes(NamedTuple):
@@ -123,9 +124,6 @@ def pool(dataset: datasets.Dataset) -> datasets.Split:
 
 def check_evaluation(config: ConfigDict) -> None:
     """Raise UserError for fields of the evaluation that do not go together."""
-    several = config.analysis_episodes == 0 or config.analysis_episodes >= 2
-    accepted = "must be at least 2 for an interval over episodes, or 0 for the default"
-    check(config, "analysis_episodes", several, accepted)
     alone = config.eval_dataset_path and not config.eval_dataset
     check(config, "eval_dataset_path", not alone, "must come with config.eval_dataset, 'folder' for your own pictures")
     unread = config.eval_difficulty and config.eval_dataset != "glyphs"

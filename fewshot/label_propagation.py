@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-EPSILON = 1e-8  # added to the degrees: an image without neighbours gets a row of zeros, not NaN
+EPSILON = 1e-8  # added to the degrees: an image without neighbours gets a row of zeros, not NaN; and the least of F
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +93,10 @@ def propagate(
 
 
 def soft_labels(scores: Float[Array, "n num_classes"]) -> Float[Array, "n num_classes"]:
-    """F_ic / Σ_c F_ic: probabilities. An image that no label reaches (all zero) gets the same for every class."""
+    """F_ic / Σ_c F_ic: probabilities. An image that labels hardly reach (Σ_c F_ic ≤ ε) gets the same for every class:
+    the gradient of a quotient of such small numbers would overflow."""
     total = jnp.sum(scores, axis=1, keepdims=True)
-    reached = total > 0
+    reached = total > EPSILON
     return jnp.where(reached, scores / jnp.where(reached, total, 1.0), 1.0 / scores.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""Few-shot learning by MAML, its family and CxGrad: python -m fewshot.main --config=fewshot/configs/cxgrad.py
+"""Few-shot learning by MAML, its family, CxGrad and TAPL: python -m fewshot.main --config=fewshot/configs/cxgrad.py
 
 A finished run is evaluated again by --mode=eval, and its inner loop is looked into by --mode=analyse."""
 

@@ -147,6 +147,11 @@ def _metrics(recipe: Recipe, losses: Float[Array, " B"], trace: dict[str, Any], 
     return metrics
 
 
+def evaluation_tasks(recipe: Recipe, data: dict[str, Any], batch: Int[Array, " b"] | EpisodeBatch) -> Task:
+    """The tasks of fixed episodes, given by their numbers or, where the host holds the images, as images."""
+    return make_tasks(recipe, data.get("held_out"), data["episodes"][batch] if batch.ndim == 1 else batch)
+
+
 class EpisodeOutput(NamedTuple):
     """What evaluation keeps of each episode."""
 
@@ -167,8 +172,7 @@ def run_episodes(
     Where the host holds the images, `batch` has those of the episodes. `recipe.inner` should be first order: the values
     are the same, and no outer gradient is taken.
     """
-    chosen = data["episodes"][batch] if batch.ndim == 1 else batch
-    tasks = make_tasks(recipe, data.get("held_out"), chosen)
+    tasks = evaluation_tasks(recipe, data, batch)
     _, trace = each_task(recipe, functools.partial(task_loss, recipe), (state.params, None), tasks)
     pseudo_labels = {name: trace[name] for name in ("pseudo_accuracy", "confidence") if name in trace}
     return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"], pseudo_labels)

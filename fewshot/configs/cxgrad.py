@@ -165,11 +165,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.best_metric = "accuracy"
     config.best_is_largest = True
 
-    # Another data set to evaluate a finished run on, by --mode=eval; must stay empty in training
+    # Of a finished run, by --mode=eval and --mode=analyse; must stay empty in training
     config.eval_dataset = ""
     config.eval_dataset_path = ""
     config.eval_difficulty = ""  # of eval_dataset "glyphs"; empty: as in training
-    config.analysis_episodes = 0  # of --mode=analyse: the first so many test episodes, 0: 100; must stay 0 in training
+    config.eval_analysis_episodes = 0  # of --mode=analyse: the first so many test episodes; 0: all
 
     # How it is computed; "auto" follows the measured rule of fewshot/convolution.py
     config.convolution = "auto"  # or "native", "patches", "three_forms"

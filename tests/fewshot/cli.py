@@ -28,6 +28,7 @@ TINY: dict[str, Any] = {
     "test_episodes": 6,
     "episodes_per_batch": 4,
     "propagation.neighbours": 6,
+    "propagation.initial_sigma": 1.0,
     "convolution": "patches",
     "tensorboard": False,
 }

@@ -66,7 +66,7 @@ def test_analysis_of_a_finished_run(finished, tmp_path, monkeypatch, little_opti
 
     # Another number of episodes is another analysis, and leaves the first alone.
     kept = (folder / "analysis" / "analysis.json").read_bytes()
-    experiment.analyse(cli.config("cxgrad", **finished.fields, analysis_episodes=5), folder)
+    experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=5), folder)
     assert (folder / "analysis" / "analysis.json").read_bytes() == kept
     assert json.loads((folder / "analysis-2" / "analysis.json").read_text())["episodes"] == 5
 
@@ -76,10 +76,8 @@ def test_analysis_of_what_is_no_run(finished, tmp_path):
         experiment.analyse(cli.config("cxgrad"), tmp_path / "nowhere")
     with pytest.raises(UserError, match="has another config"):
         experiment.analyse(cli.config("cxgrad", **finished.fields | {"ways": 4}), finished.folder)
-    with pytest.raises(UserError, match=r"config.transduction .* no inner loop"):
-        experiment.analyse(cli.config("maml", transduction="propagation"), finished.folder)
-    with pytest.raises(UserError, match=r"config.analysis_episodes is 1, but must be at least 2"):
-        experiment.analyse(cli.config("cxgrad", **finished.fields, analysis_episodes=1), finished.folder)
+    with pytest.raises(UserError, match=r"config.eval_analysis_episodes is 1, but must be at least 2"):
+        experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=1), finished.folder)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"No checkpoint .* has been evaluated; train first"):
         analysis_report.best_parameters(tmp_path)

@@ -121,6 +121,22 @@ def test_images_far_from_all_others_give_finite_labels_and_gradients():
     assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("neighbours", [0, 5])
+def test_links_of_any_weakness_give_finite_gradients(neighbours):
+    """From affinities near 1 down to those that underflow, where 1 / F is near the largest number or beyond."""
+    z = inputs(d=4)[0]
+    weights = jax.random.normal(jax.random.key(0), (16, 4))
+
+    @jax.jit
+    @jax.grad
+    def gradient(sigma):
+        scores = lp.propagate(lp.Propagation(neighbours), z, sigma, jnp.arange(4), 4)
+        return jnp.sum(weights * lp.soft_labels(scores[4:]))
+
+    for sigma in np.geomspace(0.02, 1.0, 60, dtype=np.float32):
+        assert jnp.isfinite(gradient(sigma)), sigma
+
+
 def test_weak_links_lose_no_digits(float64):
     """Between two groups the affinity is 1e-6 of that within; float32 agrees with float64 entry by entry."""
     z, _ = inputs()

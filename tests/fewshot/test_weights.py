@@ -213,7 +213,7 @@ def test_generator_that_is_asked_for_and_not_there(tmp_path):
 
 
 def test_learned_length_scale_has_no_place(tmp_path):
-    params = ours_of("maml_trajectory") | {"sigma": {"log": np.zeros((), np.float32)}}
+    params = ours_of("maml_trajectory") | {"sigma": {"log_sigma": np.zeros((), np.float32)}}
     path = save_safetensors(tmp_path / "model", state_dict("maml_trajectory"))
     with pytest.raises(UserError, match=r"cannot be read: .* --config.propagation.sigma=fixed"):
         weights.read(path, shapes_of(params))
