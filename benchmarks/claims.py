@@ -62,12 +62,14 @@ def _fewshot(name: str, config: str, **overrides: str) -> Cell:
 
 # One TAPL step takes about eight times MAML's, so its family has a smaller budget, the same for all its cells.
 _TAPL_BUDGET = {
+    "glyphs.difficulty": "easy",
     "queries": "5",
     "propagation.neighbours": "10",
-    "num_steps": "300",
+    "inner_steps": "3",
+    "num_steps": "200",
     "tasks_per_step": "2",
-    "eval_every_steps": "100",
-    "save_every_steps": "100",
+    "eval_every_steps": "50",
+    "save_every_steps": "50",
     "eval_episodes": "100",
     "test_episodes": "300",
     "keep_best": "3",
@@ -89,8 +91,8 @@ FAMILIES = {
         ),
     ),
     "tapl": Family(
-        "5-way 1-shot on embedded glyphs, scripts unseen in training; 300 steps of 2 tasks, 5 queries a class, "
-        "300 test episodes",
+        "5-way 1-shot on embedded glyphs (easy), scripts unseen in training; 200 steps of 2 tasks, 5 queries a class, "
+        "3 inner steps, 300 test episodes",
         (
             _tapl("MAML", "maml"),
             _tapl("CxGrad", "cxgrad"),
