@@ -11,7 +11,16 @@ from anomaly import metrics
 from common.errors import UserError
 
 # Shown and compared; larger is better for all.
-METRICS = ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro", "pro_reference")
+METRICS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1_max",
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1_max",
+    "aupro",
+    "pro_reference",
+)
 
 
 def detection_metrics(
@@ -60,9 +69,7 @@ class Calibration(NamedTuple):
     def shifted(self, sensitivity: float) -> "Calibration":
         """Thresholds for a sensitivity in 0..1: 0.5 keeps them, 1 lowers them by half the range."""
         shift = (sensitivity - 0.5) * (self.high - self.low)
-        return self._replace(
-            image_threshold=self.image_threshold - shift, pixel_threshold=self.pixel_threshold - shift
-        )
+        return self._replace(image_threshold=self.image_threshold - shift, pixel_threshold=self.pixel_threshold - shift)
 
 
 def calibrate(
@@ -112,4 +119,6 @@ def read_calibration(folder: Path) -> Calibration:
             f"{file} does not exist: the run in {folder} has not ended; finish it with its own command first."
         ) from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); run the run's own command with --mode=eval to renew it.") from error
+        raise UserError(
+            f"{file} is damaged ({error}); run the run's own command with --mode=eval to renew it."
+        ) from error

@@ -30,7 +30,9 @@ def phases(config: ConfigDict) -> list[Phase]:
     setup.check_config(config)
     if config.category != "all":
         return [Phase("", build, _schedule(config))]
-    check(config, "category", config.dataset in CATEGORIES, f"must be one category, since {config.dataset!r} has no list")
+    check(
+        config, "category", config.dataset in CATEGORIES, f"must be one category, since {config.dataset!r} has no list"
+    )
     found = []
     for category in CATEGORIES[config.dataset]:
         own = config.copy_and_resolve_references()
@@ -164,6 +166,4 @@ def turn_test_images(dataset: datasets.AnomalyData, config: ConfigDict) -> datas
     masks: Bool[np.ndarray, "n h w"] | None = None
     if dataset.masks is not None:
         masks = split(dataset.masks[..., None].astype(np.uint8))[..., 0] > 0
-    return dataclasses.replace(
-        dataset, test=split(dataset.test) if len(dataset.test) else dataset.test, masks=masks
-    )
+    return dataclasses.replace(dataset, test=split(dataset.test) if len(dataset.test) else dataset.test, masks=masks)

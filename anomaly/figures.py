@@ -71,7 +71,9 @@ def choose_examples(defects: tuple[str, ...], scores: Float[np.ndarray, " n"], c
             alternating.append(members.pop(0))
             members.reverse()
         queues.append(alternating)
-    rounds = [queue[place] for place in range(max(map(len, queues), default=0)) for queue in queues if place < len(queue)]
+    rounds = [
+        queue[place] for place in range(max(map(len, queues), default=0)) for queue in queues if place < len(queue)
+    ]
     return sorted(rounds[:count])
 
 

@@ -3,8 +3,8 @@
 Its size does not depend on the number of training images.
 """
 
-import numpy as np
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 from sklearn.cluster import KMeans
 

@@ -49,9 +49,7 @@ def gaussian_smooth(maps: Float[Array, "B H W"], sigma: float = SIGMA) -> Float[
     return _both_axes(maps, *(gaussian_matrix(size, sigma) for size in maps.shape[1:]))
 
 
-def anomaly_maps(
-    scores: Float[Array, "B h w"], height: int, width: int, sigma: float = SIGMA
-) -> Float[Array, "B H W"]:
+def anomaly_maps(scores: Float[Array, "B h w"], height: int, width: int, sigma: float = SIGMA) -> Float[Array, "B H W"]:
     """`gaussian_smooth(upsample_scores(...))` in one go: without the large map in between, for half the work."""
     rows, columns = scores.shape[1:]
     return _both_axes(

@@ -35,7 +35,9 @@ def check_config(config: ConfigDict) -> None:
     check(config, "data_seed", config.data_seed >= 0, "must not be negative")
     check(config, "crop", len(config.crop) == 2 and min(config.crop) >= 16, "must be (height, width), each at least 16")
     too_small = config.resize and config.resize < min(config.crop)
-    check(config, "resize", not too_small, f"must be at least the shorter side of config.crop, {min(config.crop)}, or 0")
+    check(
+        config, "resize", not too_small, f"must be at least the shorter side of config.crop, {min(config.crop)}, or 0"
+    )
     turning = config.rotate_and_crop and not config.resize
     check(config, "resize", not turning, "must be above 0 where config.rotate_and_crop cuts at random places")
     check_choice(config, "dataset", datasets.names())
@@ -121,6 +123,7 @@ def taps_fit(recipe: Recipe, images: int, limit_mib: float) -> bool:
 
 def cache_taps(recipe: Recipe, variables: Mapping[str, Any], images: Any, batch_size: int) -> Any:
     """Pooled taps of all images, computed once; NumPy arrays [n, h, w, c]."""
+
     def taps(variables, images, indices):
         return tuple(extract(recipe, variables, images[indices]))
 

@@ -56,7 +56,13 @@ def names() -> tuple[str, ...]:
 
 
 def load(
-    name: str, category: str, frame: Frame, *, path: str = "", seed: int = 0, options: Mapping[str, object] | None = None
+    name: str,
+    category: str,
+    frame: Frame,
+    *,
+    path: str = "",
+    seed: int = 0,
+    options: Mapping[str, object] | None = None,
 ) -> AnomalyData:
     """The images of one category.
 

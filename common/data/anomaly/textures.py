@@ -100,9 +100,7 @@ def _crop(photograph: Grey, size: int, first_column: int, random: np.random.Gene
     return photograph[top : top + size, left : left + size].copy()
 
 
-def _damage(
-    image: Grey, defect: str, other: Grey, random: np.random.Generator
-) -> tuple[Grey, Bool[np.ndarray, "h w"]]:
+def _damage(image: Grey, defect: str, other: Grey, random: np.random.Generator) -> tuple[Grey, Bool[np.ndarray, "h w"]]:
     """The image with a defect, and where it was edited."""
     size = len(image)
     if defect == "scratch":
