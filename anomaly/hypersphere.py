@@ -1,4 +1,4 @@
-"""Coupled hyperspheres (CFA, eq. of the loss; official code): distances of patches to the bank, attraction, repulsion."""
+"""Coupled hyperspheres (CFA; official code): distances of patches to the bank, attraction, repulsion."""
 
 from functools import partial
 from typing import NamedTuple

@@ -1,5 +1,6 @@
 """Metrics against the golden numbers and slow code that follows the definitions."""
 
+import itertools
 import time
 
 import numpy as np
@@ -67,7 +68,7 @@ def slow_aupro(scores, masks, limit):
         overlap = np.mean([predicted[index][region].mean() for index, region in regions])
         points.append((predicted[outside].mean(), overlap))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 >= limit:
             break
         if x1 > limit:

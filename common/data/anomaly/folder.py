@@ -150,6 +150,6 @@ def _mask(root: Path, file: Path) -> Path:
             if (folder / f"{stem}{suffix}").is_file():
                 return folder / f"{stem}{suffix}"
     raise UserError(
-        f"the mask {folder / f'{file.stem}_mask.png'} of {file} is missing: add it, or remove the folder {root / _MASKS} "
-        "to score images only."
+        f"the mask {folder / f'{file.stem}_mask.png'} of {file} is missing: add it, or remove {root / _MASKS} to score "
+        "images only."
     )

@@ -52,8 +52,8 @@ class Frame:
             size = f"{picture.width} x {picture.height} pixels"
             after = f", {width} x {height} after resizing" if self.resize else ""
             raise UserError(
-                f"picture {where} has {size}{after}, which is smaller than the crop of {self.crop[1]} x {self.crop[0]}: "
-                "choose a smaller crop or a larger resize."
+                f"picture {where} has {size}{after}, which is smaller than the crop of {self.crop[1]} x {self.crop[0]}"
+                ": choose a smaller crop or a larger resize."
             )
         if (height, width) != (picture.height, picture.width):
             picture = picture.resize((width, height), resampling)
