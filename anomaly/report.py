@@ -101,9 +101,9 @@ def read_results(folder: Path) -> dict[str, dict[str, float]]:
     return {file.parent.name: json.loads(file.read_text()) for file in files if (file.parent / "DONE").exists()}
 
 
-def write_table(folder: Path, own: Mapping[str, Mapping[str, float]]) -> Path:
+def write_table(folder: Path, own: Mapping[str, Mapping[str, float]], alone: bool = False) -> Path:
     """table.md and table.csv in the folder of a run over categories: `own` beside what is finished there already."""
-    rows = {**read_results(folder), **own}
+    rows = dict(own) if alone else {**read_results(folder), **own}
     names, body = table(rows)
     with (folder / "table.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([["category", *names], *body])
