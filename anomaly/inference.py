@@ -63,9 +63,7 @@ class Scorer:
         self._model, self._batch_size = model, batch_size
         self._compiled = jax.jit(lambda variables, images: score_variables(model.recipe, variables, images))
 
-    def __call__(
-        self, images: UInt8[np.ndarray, "n H W 3"]
-    ) -> Iterator[tuple[Float[np.ndarray, "H W"], float]]:
+    def __call__(self, images: UInt8[np.ndarray, "n H W 3"]) -> Iterator[tuple[Float[np.ndarray, "H W"], float]]:
         """(map, score) of every image."""
         for first in range(0, len(images), self._batch_size):
             part = images[first : first + self._batch_size]

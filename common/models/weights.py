@@ -1,6 +1,6 @@
 """Where published weights come from: a local file, an installed package, or the Hugging Face hub; never silence.
 
-    find_weights(network, weights) -> path of the file, or None for weights="random"
+find_weights(network, weights) -> path of the file, or None for weights="random"
 """
 
 import importlib.util
@@ -110,7 +110,9 @@ def _from_hub(name: str, source: Source) -> Path:
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"weights {name!r} are not in the hub's cache and HF_HUB_OFFLINE is set: {remedy}.")
     if not _answers(constants.ENDPOINT):
-        raise UserError(f"weights {name!r} are not in the hub's cache and {constants.ENDPOINT} does not answer: {remedy}.")
+        raise UserError(
+            f"weights {name!r} are not in the hub's cache and {constants.ENDPOINT} does not answer: {remedy}."
+        )
     logging.info("Downloading weights %s from %s.", name, source.place)
     try:
         return Path(huggingface_hub.hf_hub_download(source.place, "model.safetensors"))
