@@ -1,4 +1,4 @@
-"""Pillow's Lanczos resize and the centre crop inside a compiled program, bit for bit, so that an export needs no Pillow.
+"""Pillow's Lanczos resize and the centre crop inside a compiled program, bit for bit: an export needs no Pillow.
 
 Pillow resizes 8-bit images one axis after the other, with weights rounded to 22 binary digits and the result of each
 axis rounded to 8 bits (Resample.c); integers reproduce that exactly.

@@ -59,13 +59,8 @@ def _fewshot(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "fewshot.main", f"fewshot/configs/{config}.py", overrides, _ACCURACY)
 
 
-_LOCALISATION = (
-    "untrained_image_auroc",
-    "image_auroc",
-    "untrained_pixel_auroc",
-    "pixel_auroc",
-    "untrained_aupro",
-    "aupro",
+_LOCALISATION = tuple(
+    f"{before}{metric}" for metric in ("image_auroc", "pixel_auroc", "aupro") for before in ("untrained_", "")
 )
 
 
@@ -173,12 +168,10 @@ def markdown(results: Mapping[str, dict]) -> str:
             for metric in metrics:
                 value = row[metric]
                 cells.append(f"{100 * value['mean']:.1f} ± {100 * value['ci95']:.1f} %")
-                has = "difference" in value
-                if compared:
-                    difference = (
-                        f"{100 * value['difference']:+.1f} ± {100 * value['difference_ci95']:.1f}" if has else ""
-                    )
-                    cells.append(difference or "baseline")
+                if "difference" in value:
+                    cells.append(f"{100 * value['difference']:+.1f} ± {100 * value['difference_ci95']:.1f}")
+                elif compared:
+                    cells.append("baseline")
             minutes = sum(row["minutes"]) / len(row["minutes"])
             lines.append(f"| {row['name']} | {' | '.join(cells)} | {minutes:.1f} | `{row['command']}` |")
         lines.append("")

@@ -1,4 +1,4 @@
-"""Command lines beside the training one, such as prediction: absl flags, one sentence for every mistake, exit code 2."""
+"""Command lines beside the training one, such as prediction: absl flags, one sentence for a mistake, exit code 2."""
 
 import sys
 from collections.abc import Callable

@@ -5,7 +5,6 @@ find_weights(network, weights) -> path of the file, or None for weights="random"
 
 import importlib.util
 import os
-import re
 import socket
 import urllib.parse
 import urllib.request
@@ -45,6 +44,7 @@ SOURCES = {
         _LITE0_FILE, "Apache-2.0", "efficientnet-lite0-57934424.pth", packaged=True, sha256=_LITE0_SHA256
     ),
 }
+_HASHED = {source.original for source in SOURCES.values() if source.original.endswith(".pth")}
 
 
 def find_weights(network: str, weights: str | os.PathLike[str]) -> Path | None:
@@ -52,8 +52,8 @@ def find_weights(network: str, weights: str | os.PathLike[str]) -> Path | None:
 
     Args:
       network: name of the network, such as "resnet18".
-      weights: "random" (no file), a "model:tag" of `SOURCES`, or the path of a file. A file whose name ends in a hash
-        as PyTorch's do (resnet18-f37072fd.pth) must have it.
+      weights: "random" (no file), a "model:tag" of `SOURCES`, or the path of a file. A file that is called
+        as a published one whose name ends in its hash (resnet18-f37072fd.pth) must have that hash.
 
     Raises:
       UserError: empty or unknown name, weights of another network, a missing package, or a hub that does not answer.
@@ -68,9 +68,8 @@ def find_weights(network: str, weights: str | os.PathLike[str]) -> Path | None:
         return _packaged(name, source) if source.packaged else _from_hub(name, source)
     path = Path(name).expanduser()
     if path.is_file():
-        digest = re.search(r"-([0-9a-f]{8,64})\.(?:pth|pt|bin|safetensors)$", path.name)
-        if digest:
-            check_sha256(path, digest[1])
+        if path.name in _HASHED:
+            check_sha256(path, path.stem.rpartition("-")[2])
         return path
     if os.sep in name or name.endswith(_SUFFIXES):
         raise UserError(f"weights file {path} does not exist.")
@@ -101,7 +100,7 @@ def _from_hub(name: str, source: Source) -> Path:
     remedy = f"download model.safetensors of {source.place} elsewhere and give its path as weights"
     try:
         import huggingface_hub
-        from huggingface_hub import constants
+        from huggingface_hub import constants, errors
     except ModuleNotFoundError as error:
         raise UserError(f"weights {name!r} need the package huggingface_hub: {INSTALL}; or {remedy}.") from error
     cached = huggingface_hub.try_to_load_from_cache(source.place, "model.safetensors")
@@ -116,7 +115,7 @@ def _from_hub(name: str, source: Source) -> Path:
     logging.info("Downloading weights %s from %s.", name, source.place)
     try:
         return Path(huggingface_hub.hf_hub_download(source.place, "model.safetensors"))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, *errors.HfHubHTTPError.__bases__) as error:  # of its http library
         reason = " ".join(str(error).split())
         raise UserError(f"weights {name!r} cannot be downloaded ({reason}): {remedy}.") from error
 
