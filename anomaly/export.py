@@ -23,10 +23,6 @@ from anomaly.hypersphere import LARGEST_BLOCK
 from common import tool
 from common.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Work directory of a finished run.")
-_OUT = flags.DEFINE_string("out", "", "File to write, ending in .npz.")
-_HEIGHT = flags.DEFINE_integer("height", 0, "Of the pictures that will be scored; 0: the network's input.")
-_WIDTH = flags.DEFINE_integer("width", 0, "Of the pictures that will be scored; 0: the network's input.")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -102,14 +98,24 @@ def load(file: Path) -> tuple[Callable[[Any], Scored], dict[str, Any]]:
     return lambda pictures: Scored(*exported.call(leaves, arrays["thresholds"], pictures)), record
 
 
+def define_flags() -> None:
+    """The flags of this program; not at import, because programs share names."""
+    flags.DEFINE_string("workdir", "", "Work directory of a finished run.")
+    flags.DEFINE_string("out", "", "File to write, ending in .npz.")
+    flags.DEFINE_integer("height", 0, "Of the pictures that will be scored; 0: the network's input.")
+    flags.DEFINE_integer("width", 0, "Of the pictures that will be scored; 0: the network's input.")
+
+
 def main() -> None:
-    if not _WORKDIR.value or not _OUT.value.endswith(".npz"):
+    values = flags.FLAGS
+    if not values.workdir or not values.out.endswith(".npz"):
         raise UserError("give --workdir=RUN and --out=FILE.npz; --height and --width are those of your pictures.")
-    model = inference.load_model(Path(_WORKDIR.value))
-    height, width = _HEIGHT.value or model.frame.crop[0], _WIDTH.value or model.frame.crop[1]
-    write(model, height, width, Path(_OUT.value))
-    print(f"{_OUT.value}: scores pictures of {height} x {width} pixels (height x width).")
+    model = inference.load_model(Path(values.workdir))
+    height, width = values.height or model.frame.crop[0], values.width or model.frame.crop[1]
+    write(model, height, width, Path(values.out))
+    print(f"{values.out}: scores pictures of {height} x {width} pixels (height x width).")
 
 
 if __name__ == "__main__":
+    define_flags()
     tool.run(main)

@@ -17,16 +17,6 @@ from common import tool
 from common.data.anomaly.frame import SUFFIXES, open_picture
 from common.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Work directory of a finished run.")
-_IMAGES = flags.DEFINE_list("images", [], "Pictures or folders of pictures, separated by commas.")
-_OUT = flags.DEFINE_string("out", "", "Folder for scores.csv and heat maps.")
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Pictures scored at a time.", lower_bound=1)
-_THRESHOLD = flags.DEFINE_float("threshold", None, "Image threshold in place of the run's own.")
-_SENSITIVITY = flags.DEFINE_float(
-    "sensitivity", 0.5, "0.5: the run's thresholds; towards 1 more is called defective.", 0.0, 1.0
-)
-
-
 COLUMNS = ("file", "score", "normalised_score", "threshold", "defective", "heat_map")
 
 
@@ -80,24 +70,36 @@ def _row(file: Path, score: float, calibration: Calibration, heat_map: Path) -> 
     return dict(zip(COLUMNS, values, strict=True))
 
 
+def define_flags() -> None:
+    """The flags of this program; not at import, because programs share names."""
+    flags.DEFINE_string("workdir", "", "Work directory of a finished run.")
+    flags.DEFINE_list("images", [], "Pictures or folders of pictures, separated by commas.")
+    flags.DEFINE_string("out", "", "Folder for scores.csv and heat maps.")
+    flags.DEFINE_integer("batch_size", 8, "Pictures scored at a time.", lower_bound=1)
+    flags.DEFINE_float("threshold", None, "Image threshold in place of the run's own.")
+    flags.DEFINE_float("sensitivity", 0.5, "0.5: the run's thresholds; towards 1 more is called defective.", 0.0, 1.0)
+
+
 def main() -> None:
-    for flag, value in (("workdir", _WORKDIR.value), ("images", _IMAGES.value), ("out", _OUT.value)):
+    values = flags.FLAGS
+    for flag, value in (("workdir", values.workdir), ("images", values.images), ("out", values.out)):
         if not value:
             raise UserError(f"--{flag} is missing; for example: python -m anomaly.predict --workdir=runs/cfa "
                             "--images=photos --out=scores")  # fmt: skip
-    files, out = find(_IMAGES.value), Path(_OUT.value)
-    model = inference.load_model(Path(_WORKDIR.value))
-    calibration = model.calibration.shifted(_SENSITIVITY.value)
-    if _THRESHOLD.value is not None:
-        calibration = calibration._replace(image_threshold=_THRESHOLD.value)
+    files, out = find(values.images), Path(values.out)
+    model = inference.load_model(Path(values.workdir))
+    calibration = model.calibration.shifted(values.sensitivity)
+    if values.threshold is not None:
+        calibration = calibration._replace(image_threshold=values.threshold)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={out} cannot be used as a folder ({error.strerror}).") from error
-    rows = predict(model._replace(calibration=calibration), files, out, _BATCH.value)
+    rows = predict(model._replace(calibration=calibration), files, out, values.batch_size)
     defective = sum(row["defective"] for row in rows)
     print(f"{defective} of {len(rows)} pictures are called defective; {out / 'scores.csv'} and heat maps are written.")
 
 
 if __name__ == "__main__":
+    define_flags()
     tool.run(main)

@@ -12,9 +12,6 @@ from anomaly import report
 from common import tool
 from common.errors import UserError
 
-_RUNS = flags.DEFINE_list("runs", [], "Work directories of runs with --config.category=all, separated by commas.")
-_OUT = flags.DEFINE_string("out", "", "Folder for table.md and table.csv.")
-
 
 def best_of_runs(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
     """{category: {metric: largest value}} over the categories and metrics that all runs have."""
@@ -28,18 +25,26 @@ def best_of_runs(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str,
     }
 
 
+def define_flags() -> None:
+    """The flags of this program; not at import, because programs share names."""
+    flags.DEFINE_list("runs", [], "Work directories of runs with --config.category=all, separated by commas.")
+    flags.DEFINE_string("out", "", "Folder for table.md and table.csv.")
+
+
 def main() -> None:
-    if not _RUNS.value or not _OUT.value:
+    values = flags.FLAGS
+    if not values.runs or not values.out:
         raise UserError("give --runs=RUN[,RUN ...] and --out=FOLDER.")
-    runs = [report.read_results(Path(run)) for run in _RUNS.value]
-    for folder, run in zip(_RUNS.value, runs, strict=True):
+    runs = [report.read_results(Path(run)) for run in values.runs]
+    for folder, run in zip(values.runs, runs, strict=True):
         if not run:
             raise UserError(f"--runs={folder} holds no finished category; train with --config.category=all first.")
     best = best_of_runs(runs)
-    Path(_OUT.value).mkdir(parents=True, exist_ok=True)
-    file = report.write_table(Path(_OUT.value), best, alone=True)
+    Path(values.out).mkdir(parents=True, exist_ok=True)
+    file = report.write_table(Path(values.out), best, alone=True)
     print(file.read_text())
 
 
 if __name__ == "__main__":
+    define_flags()
     tool.run(main)

@@ -26,7 +26,7 @@ BLOB_SHARE, BLOB_SIGMA = 0.05, 10.0
 SCRATCH_LENGTH, SCRATCH_WIDTH, SCRATCH_LEVELS = 60, 3, 80
 _OPTIONS = {"image_size": 128, "train_images": 32, "good_test_images": 12, "images_per_defect": 5}
 
-Grey = Float64[np.ndarray, "h w"]
+Grey = Float64[np.ndarray, "_ _"]
 
 
 def load(category: str, frame: Frame, request: Request) -> AnomalyData:
