@@ -39,6 +39,7 @@ WAYS, QUERIES, TASKS, INNER_STEPS, INNER_RATE = 5, 75, 4, 5, 0.01
 LONG_RUN, SHORT_RUN = 50_000, 10  # training steps
 TOLERANCE = 1e-8  # of loss and gradients in float64, relative to each tensor's largest entry
 CONTEXT_SIZE = 100
+ALL_IMAGES = "maml, given labels on all images"  # what the time of TAPL is compared with
 
 
 class Size(NamedTuple):
@@ -51,6 +52,8 @@ class Form(NamedTuple):
     method: str
     plan: Plan
     rounds: int | None = None  # of timing, for what takes too long for all
+    transduction: str = "off"
+    all_images: bool = False  # adapt to the query images too, with their labels given: as many images as TAPL
 
 
 SIZES = {"a": Size(28, 1, 32), "b": Size(84, 3, 48)}
@@ -71,6 +74,8 @@ def forms(size: Size, quick: bool) -> dict[str, Form]:
         "maml": Form("maml", choose(backend, LONG_RUN)),
         "maml, short run": Form("maml", choose(backend, SHORT_RUN)),
         "cxgrad": Form("cxgrad", choose(backend, LONG_RUN)),
+        ALL_IMAGES: Form("maml", choose(backend, LONG_RUN), all_images=True),
+        "tapl": Form("maml", choose(backend, LONG_RUN), transduction="tapl"),
     }
     if quick:
         return chosen
@@ -93,15 +98,28 @@ def make_problem(size: Size) -> tuple[dict[str, Any], adaptation.Task]:
         return jnp.tile(jnp.repeat(jnp.arange(WAYS), number // WAYS), (TASKS, 1))
 
     tasks = adaptation.Task(images(WAYS), labels(WAYS), images(QUERIES), labels(QUERIES))
-    return {"net": net, "generator": cxgrad.init_generator(jax.random.key(1), CONTEXT_SIZE, 4)}, tasks
+    sigma = {"log_sigma": jnp.zeros(())}
+    return {"net": net, "generator": cxgrad.init_generator(jax.random.key(1), CONTEXT_SIZE, 4), "sigma": sigma}, tasks
 
 
 def make_step(form: Form, filters: int, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
     """(params, optimizer state, tasks) -> (params, optimizer state, loss, gradients)."""
     net = Conv4(WAYS, filters, conv=CONVOLUTIONS[form.plan.convolution])
-    spec = adaptation.InnerLoop(form.method, INNER_STEPS, INNER_RATE, scan=form.plan.scan, context_size=CONTEXT_SIZE)
+    spec = adaptation.InnerLoop(
+        form.method,
+        INNER_STEPS,
+        INNER_RATE,
+        scan=form.plan.scan,
+        context_size=CONTEXT_SIZE,
+        transduction=form.transduction,
+    )
 
     def step(params, state, tasks):
+        if form.all_images:
+            images = jnp.concatenate([tasks.support_images, tasks.query_images], axis=1)
+            labels = jnp.concatenate([tasks.support_labels, tasks.query_labels], axis=1)
+            tasks = tasks._replace(support_images=images, support_labels=labels)
+
         def task_gradient(task):
             return jax.value_and_grad(lambda params: adaptation.task_loss(spec, net.apply, params, task)[0])(params)
 
@@ -115,8 +133,12 @@ def make_step(form: Form, filters: int, optimizer: optax.GradientTransformation)
 
 def prepare(form: Form, filters: int, params: dict, tasks: adaptation.Task) -> tuple[Callable[[], Any], dict]:
     """Compile one form; a function that runs a step and waits for it, and what the compilation cost."""
-    if form.method != "cxgrad":
-        params = {"net": params["net"]}
+    used = {
+        "net",
+        *(["generator"] if form.method == "cxgrad" else []),
+        *(["sigma"] if form.transduction == "tapl" else []),
+    }
+    params = {name: params[name] for name in used}
     optimizer = optax.adam(1e-3)
     state = optimizer.init(params)
     start, cpu_start = time.perf_counter(), time.process_time()
@@ -220,6 +242,7 @@ def measure(size: Size, repeats: int, quick: bool) -> dict[str, Any]:
         rows.setdefault(name, {}).update(row)
     for name, row in rows.items():
         row["to_maml"] = ratios(row, rows["maml"])
+        row["to_maml_on_all_images"] = ratios(row, rows[ALL_IMAGES])
         if difference is not None and not name.startswith("torch"):
             row["to_torch"] = ratios(row, rows["torch"], rows["torch, 1 thread"])
     return {"size": size._asdict(), "difference_from_torch_float64": difference, "forms": rows}
@@ -251,10 +274,19 @@ def machine() -> dict[str, Any]:
 
 
 def show(name: str, result: dict[str, Any]) -> None:
-    """Print one size's rows; a ratio is median / fastest / CPU time."""
+    """Print one size's rows; a ratio is median / fastest / CPU time; "all images": to MAML adapting to all of them."""
     side, channels, filters = result["size"].values()
     table = Table(title=f"{name}: {side} px, {channels} channel(s), {filters} filters, {TASKS} tasks, second order")
-    for column in ("form", "compile s", "step ms (median / min)", "CPU ms", "to MAML", "to PyTorch", "temp MiB"):
+    for column in (
+        "form",
+        "compile s",
+        "step ms (median / min)",
+        "CPU ms",
+        "to MAML",
+        "all images",
+        "to PyTorch",
+        "temp MiB",
+    ):
         table.add_column(column, justify="left" if column == "form" else "right")
 
     def ratio(row: dict[str, Any], key: str) -> str:
@@ -267,10 +299,11 @@ def show(name: str, result: dict[str, Any]) -> None:
             f"{row['step_ms']['median']:.0f} / {row['step_ms']['min']:.0f}",
             f"{row['cpu_ms']:.0f}",
             ratio(row, "to_maml"),
+            ratio(row, "to_maml_on_all_images"),
             ratio(row, "to_torch"),
             f"{row['temporaries_mib']:.0f}" if "temporaries_mib" in row else "-",
         )
-    console = Console(width=120)
+    console = Console(width=140)
     console.print(table)
     if result["difference_from_torch_float64"] is None:
         console.print("PyTorch is not installed: no ratios to it. `pip install -e '.[bench]'` brings it.")

@@ -1,6 +1,7 @@
 """Checkpoints: the latest and the best k, written in the background by Orbax, checked when read."""
 
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,9 +51,8 @@ class Checkpoints:
         """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better."""
         # A copy, because the loop donates its state to the next step while Orbax is still reading it.
         tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf, tree)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({**meta, "leaves": _describe(tree)})
-        )
+        record = {**meta, "leaves": _describe(tree), "checksums": _checksums(tree)}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(record))
         if step in self.manager.all_steps():
             self.manager.delete(step)
         self.manager.save(step, args=args, metrics=None if best is None else {"best": best}, force=True)
@@ -73,8 +73,9 @@ class Checkpoints:
         """
         meta = self._meta(step)
         self._check_fits(step, meta.pop("leaves"), _describe(like))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
-        return self.manager.restore(step, args=args)["state"], meta
+        tree = self._read(step, like)
+        _check_sums(tree, meta.pop("checksums"))
+        return tree, meta
 
     def restore_as_saved(self, step: int) -> PyTree:
         """The state tree of `step` as nested dicts, replicated, without knowing its structure beforehand.
@@ -90,8 +91,12 @@ class Checkpoints:
             ) from error
 
     def _as_saved(self, step: int) -> PyTree:
-        metadata = self.manager.item_metadata(step)["state"]
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(metadata)))
+        tree = self._read(step, self.manager.item_metadata(step)["state"])
+        _check_sums(tree, self._meta(step)["checksums"])
+        return tree
+
+    def _read(self, step: int, like: PyTree) -> PyTree:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)))
         return self.manager.restore(step, args=args)["state"]
 
     def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any]] | None:
@@ -180,6 +185,27 @@ def _best(metrics: Mapping[str, float]) -> float:
 def _describe(tree: PyTree) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _checksums(tree: PyTree) -> dict[str, int]:
+    """CRC-32 of each leaf's bytes: a changed byte on the disk can give other numbers without any error."""
+    sums = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+            continue  # no process holds all of it
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        # Not keystr's usual form: the names of a structure read back as plain dicts must be the same.
+        sums[jax.tree_util.keystr(path, simple=True, separator="/")] = zlib.crc32(np.asarray(leaf).tobytes())
+    return sums
+
+
+def _check_sums(tree: PyTree, saved: Mapping[str, int]) -> None:
+    """Raise ValueError, which counts as damage, unless every leaf is what was saved."""
+    found = _checksums(tree)
+    changed = [path for path in saved if found.get(path) != saved[path]]
+    if changed:
+        raise ValueError(f"{changed[0]} is not what was saved")
 
 
 def _abstract(tree: PyTree) -> PyTree:

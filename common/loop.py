@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from common import parallel, rng, workdir, writers
 from common.checkpoint import Checkpoints
-from common.config import check
 from common.errors import UserError
 from common.experiment import Experiment, TrainState
 from common.interrupt import Interrupted, StopRequest
@@ -46,7 +45,6 @@ class Outcome(NamedTuple):
 
 def fit(experiment: Experiment, config: ConfigDict, folder: Path) -> Outcome:
     """Train `experiment` in the work directory `folder`, from wherever it stands there."""
-    check(config, "seed", 0 <= config.seed < 2**32, "must lie between 0 and 4294967295")
     data = parallel.place_data(experiment.data)
     checkpoints = Checkpoints(folder / "checkpoints", config.keep_best)
     try:

@@ -1,12 +1,14 @@
 """Runs of one or several phases; a finished phase is never run again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from common import loop, parallel, workdir
 from common.checkpoint import Checkpoints
+from common.config import check
 from common.errors import UserError
 from common.experiment import Experiment, Phase, TrainState
 from common.interrupt import StopRequest
@@ -26,20 +28,27 @@ def plan(
 
 
 def phase_config(config: ConfigDict, phase: Phase) -> ConfigDict:
-    """The run's config with the phase's own fields."""
+    """The run's config with the phase's own fields. Raises UserError for a seed that keys cannot be made of."""
     own = config.copy_and_resolve_references()
     own.update_from_flattened_dict(dict(phase.overrides))
+    check(own, "seed", 0 <= own.seed < 2**32, "must lie between 0 and 4294967295")
     return own.lock()
 
 
 def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
     """Run the phases one after the other, each in its sub-folder; stop after one that was interrupted.
 
-    Each is built only when the ones before it are finished, with their states as read back from disk.
+    Each is built only when the ones before it are finished, with their states as read back from disk. The folder
+    belongs to this process (or these processes, of which the main one holds it) meanwhile.
     """
     if parallel.is_main():
         workdir.open_for_training(folder, config)
-    parallel.barrier("open workdir")
+    with workdir.hold(folder) if parallel.is_main() else nullcontext():
+        parallel.barrier("open workdir")
+        return _train_held(phases, config, folder)
+
+
+def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
     outcomes: dict[str, loop.Outcome] = {}
     finished = _Finished(folder)
     for phase in phases:
@@ -78,9 +87,11 @@ class _Finished(Mapping[str, TrainState]):
         return len(self.names)
 
 
-def evaluate(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, float]:
+def evaluate(
+    phases: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str] = ()
+) -> dict[str, float]:
     """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
-    workdir.check_config(folder, config)
+    workdir.check_config(folder, config, evaluation_fields)
     finished = _Finished(folder, [phase.name for phase in phases[:-1]])
     own, place = phase_config(config, phases[-1]), folder / phases[-1].name
     experiment = phases[-1].build(own, finished)

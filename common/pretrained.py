@@ -9,7 +9,7 @@
     check_sha256(path, expected)                     refuse a file with other content
 
 Nothing in a weights file is executed (see `common.torch_files`). A tree is made of nested dicts; its paths are written
-"params/conv1/kernel". Numpy only.
+"params/conv1/kernel".
 """
 
 import fnmatch
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import numpy as safetensors_numpy
 
 from common.errors import UserError, did_you_mean
@@ -144,19 +145,23 @@ _LEAVES = {
 }
 
 
-def torch_entries(template: Mapping[str, Any]) -> list[Entry]:
+def torch_entries(template: dict[str, Any]) -> list[Entry]:
     """One entry for each leaf of flax variables whose modules bear PyTorch's names, with `_` before a number for `.`.
 
     params/layer1_0/conv1/kernel <- layer1.0.conv1.weight; kernels of rank 4 are convolutions, of rank 2 linear layers;
     norms have scale, bias, and mean and var in batch_stats.
     """
     entries = []
-    for target, leaf in flatten_tree(template).items():
+    for target, leaf in _leaves(template).items():
         collection, *modules, name = target.split("/")
         source = ".".join([*(re.sub(r"_(?=\d)", ".", module) for module in modules), _LEAVES[collection, name]])
         transform = {4: conv_kernel, 2: linear_kernel}[len(leaf.shape)] if name == "kernel" else copy
         entries.append(Entry(source, target, transform))
     return entries
+
+
+def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")
 
 
 class Match(NamedTuple):
@@ -168,7 +173,7 @@ class Match(NamedTuple):
 def match(
     weights: Mapping[str, np.ndarray],
     entries: Iterable[Entry],
-    template: Mapping[str, Any],
+    template: dict[str, Any],
     ignore: Sequence[str] = ("*num_batches_tracked",),
     where: str = "the weights",
 ) -> Match:
@@ -191,7 +196,7 @@ def match(
       ValueError: entries and template do not belong to each other (a mistake in our code).
     """
     entries = list(entries)
-    leaves = flatten_tree(template)
+    leaves = _leaves(template)
     targets = [entry.target for entry in entries]
     if sorted(targets) != sorted(leaves):
         raise ValueError(f"entries and template differ in {sorted(set(targets) ^ set(leaves))[:_SHOWN]} or repeat one")
@@ -220,7 +225,7 @@ def match(
             placed[entry.target] = np.array(array, dtype=leaf.dtype, order="C")
     if wrong:
         raise UserError(f"{where} does not fit the network ({_listed('wrong:', wrong)}): is it of another model?")
-    return Match(nest(placed), tuple(entry.source for entry in entries), ignored)
+    return Match(unflatten_dict(placed, sep="/"), tuple(entry.source for entry in entries), ignored)
 
 
 def _problem(array: np.ndarray, leaf: Any) -> str:
@@ -239,27 +244,6 @@ def _is_float(dtype: np.dtype) -> bool:
 def _listed(title: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{title} {', '.join(names[:_SHOWN])}{more}"
-
-
-def flatten_tree(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a/b/c": leaf} of nested dicts."""
-    flat = {}
-    for name, value in tree.items():
-        inner = flatten_tree(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-        flat |= inner
-    return flat
-
-
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of `flatten_tree`."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *groups, name = path.split("/")
-        group = tree
-        for part in groups:
-            group = group.setdefault(part, {})
-        group[name] = value
-    return tree
 
 
 def save_safetensors(

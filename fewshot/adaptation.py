@@ -1,4 +1,5 @@
-"""Adapting the meta-learned parameters to one task, by MAML or CxGrad, and the loss that the outer loop minimises."""
+"""Adapting the meta-learned parameters to one task, by MAML or CxGrad, on the support set or with pseudo-labelled query
+images too (TAPL), and the loss that the outer loop minimises."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,8 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fewshot import cxgrad, maml
+from fewshot import cxgrad, maml, tapl
+from fewshot.label_propagation import Propagation, propagate
+from fewshot.length_scale import length_scale
 from fewshot.models import Output
+from fewshot.tapl import Tapl
 
 
 class Task(NamedTuple):
@@ -19,6 +23,9 @@ class Task(NamedTuple):
     support_labels: Int[Array, " NK"]
     query_images: Float[Array, "NQ h w c"]
     query_labels: Int[Array, " NQ"]
+
+
+TRANSDUCTION = ("off", "tapl", "propagation")  # the last: no inner loop, query labels are propagated (TPN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +44,9 @@ class InnerLoop:
     batch_norm: str = "batch"  # moments of query batches: their own, or "support_stats" (inductive)
     scan: bool = True  # lax.scan over the steps, or unrolled
     remat: bool = False  # recompute each step's activations in the backward pass
+    transduction: str = "off"  # one of TRANSDUCTION
+    propagation: Propagation = dataclasses.field(default_factory=Propagation)
+    tapl: Tapl = dataclasses.field(default_factory=Tapl)
 
 
 class Adapted(NamedTuple):
@@ -44,9 +54,9 @@ class Adapted(NamedTuple):
 
     theta: maml.Parameters
     omega: maml.Parameters
-    trace: dict[
-        str, Any
-    ]  # support_loss [T], gradient_norm {path: [T]}, moments; CxGrad: factors [T, L], context [T+1, P]
+    # support_loss [T], gradient_norm {path: [T]}, moments; CxGrad: factors [T, L], context [T+1, P];
+    # TAPL: pseudo_loss [T], pseudo_labels and probabilities [T, NQ, N]
+    trace: dict[str, Any]
     after_step: Any  # stacked results of the caller's `after_step`
 
 
@@ -60,17 +70,19 @@ def adapt(
     images: Float[Array, "NK h w c"],
     labels: Int[Array, " NK"],
     after_step: Callable[[maml.Parameters, Any], Any] = lambda theta, step: None,
+    query_images: Float[Array, "NQ h w c"] | None = None,
 ) -> Adapted:
-    """Run the inner loop on a support set.
+    """Run the inner loop on a support set; TAPL needs `query_images` too, which are in its batch behind the support's.
 
-    `params`: "net" (the network's), optionally "rates" (learned inner rates, one vector per tensor) and "generator"
-    (CxGrad). `after_step(θ_{t+1}, t)` is evaluated after every step, for losses and curves along the way.
+    `params`: "net" (the network's), optionally "rates" (learned inner rates, one vector per tensor), "generator"
+    (CxGrad) and "sigma" (TAPL). `after_step(θ_{t+1}, t)` is evaluated after every step, for losses and curves.
     """
     theta, omega = maml.split_parameters(params["net"], spec.adapted)
+    if query_images is not None:
+        images = jnp.concatenate([images, query_images])
 
-    def support_loss(theta: maml.Parameters, step):
-        output = apply({"params": maml.join_parameters(theta, omega)}, images, step)
-        return maml.cross_entropy(output.logits, labels), output.moments
+    def forward(theta: maml.Parameters, step):
+        return apply({"params": maml.join_parameters(theta, omega)}, images, step)
 
     def rates(step):
         if "rates" in params:
@@ -79,32 +91,40 @@ def adapt(
 
     factors = _scale_factors(spec, params, theta)
     context = jnp.zeros(spec.context_size if spec.method == "cxgrad" else 0, images.dtype)
+    sigma = {}
+    if spec.transduction == "tapl":
+        first = cxgrad.scale_weights(theta, factors(context)) if spec.method == "cxgrad" else theta
+        learned = params.get("sigma", {})
+        objective = tapl.objective(spec.tapl, spec.propagation, forward, labels, first, learned, spec.first_order)
+        sigma = learned if spec.tapl.adapt_sigma else {}
+    else:
+        objective = maml.support_objective(forward, labels, spec.first_order)
     context_rate = spec.context_rate if spec.context == "learned" and spec.scaling == "learned" else 0.0
     if spec.method == "cxgrad" and context_rate:
-        context = cxgrad.initial_context(lambda theta: support_loss(theta, 0), theta, factors, context, context_rate)
+        context = cxgrad.initial_context(lambda theta: objective.loss(theta, 0), theta, factors, context, context_rate)
 
     def inner_step(carry, step):
-        theta, context = carry
+        theta, context, sigma = carry
 
-        def loss(theta):
-            return support_loss(theta, step)
+        def gradient_of(theta):
+            return objective.gradient(theta, sigma, step)
 
         if spec.method == "cxgrad":
-            trace = {"factors": factors(context), "context": context}
-            theta, context, (value, moments, gradient) = cxgrad.inner_step(
-                loss, theta, context, factors, rates(step), context_rate, spec.first_order
+            before = {"factors": factors(context), "context": context}
+            theta, context, (trace, sigma_gradient, gradient) = cxgrad.inner_step(
+                gradient_of, theta, context, factors, rates(step), context_rate, spec.first_order
             )
+            trace = before | trace
         else:
-            trace = {}
-            value, moments, gradient = maml.support_gradient(loss, theta, spec.first_order)
+            trace, sigma_gradient, gradient = gradient_of(theta)
             theta = maml.descend(theta, gradient, rates(step))
-        trace |= {"support_loss": value, "moments": moments}
+        sigma = {name: sigma[name] - spec.learning_rate * sigma_gradient[name] for name in sigma}
         trace["gradient_norm"] = {path: jnp.linalg.norm(leaf.ravel()) for path, leaf in gradient.items()}
-        return (theta, context), (trace, after_step(theta, step))
+        return (theta, context, sigma), (trace, after_step(theta, step))
 
     if spec.remat:
         inner_step = jax.checkpoint(inner_step, static_argnums=() if spec.scan else (1,))
-    (theta, context), (trace, after) = _run(inner_step, (theta, context), spec.num_steps, spec.scan)
+    (theta, context, _), (trace, after) = _run(inner_step, (theta, context, sigma), spec.num_steps, spec.scan)
     if spec.method == "cxgrad":
         trace["context"] = jnp.concatenate([trace["context"], context[None]])
     return Adapted(theta, omega, trace, after)
@@ -149,21 +169,46 @@ def task_loss(
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """One task's share of the outer loss, and the trace with "logits", "query_loss" and "query_moments" added.
 
-    With `importance` (MAML++'s multi-step loss) it is Σ_t v_t L_query(θ_{t+1}); otherwise L_query(θ_T).
+    With `importance` (MAML++'s multi-step loss) it is Σ_t v_t L_query(θ_{t+1}); otherwise L_query(θ_T). TAPL adds
+    "pseudo_accuracy" and "confidence" [T] of its pseudo labels; only here are they compared with the true labels.
     """
+    if spec.transduction == "propagation":
+        return propagation_loss(spec, apply, params, task)
     _, omega = maml.split_parameters(params["net"], spec.adapted)
 
     def query(theta: maml.Parameters, step):
         output = predict(spec, apply, theta, omega, task.query_images, task.support_images, step)
         return maml.cross_entropy(output.logits, task.query_labels), output.logits, output.moments
 
-    support = (task.support_images, task.support_labels)
+    inputs: dict[str, Any] = {"images": task.support_images, "labels": task.support_labels}
+    if spec.transduction == "tapl":
+        inputs["query_images"] = task.query_images
     if importance is None:
-        adapted = adapt(spec, apply, params, *support)
+        adapted = adapt(spec, apply, params, **inputs)
         queries = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], query(adapted.theta, spec.num_steps - 1))
     else:
-        adapted = adapt(spec, apply, params, *support, after_step=query)
+        adapted = adapt(spec, apply, params, **inputs, after_step=query)
         queries = adapted.after_step
     losses, logits, moments = queries
     loss = losses[0] if importance is None else jnp.sum(importance * losses)
-    return loss, adapted.trace | {"logits": logits[-1], "query_loss": losses, "query_moments": moments}
+    trace = adapted.trace | {"logits": logits[-1], "query_loss": losses, "query_moments": moments}
+    if spec.transduction == "tapl":
+        right = jnp.argmax(trace["probabilities"], axis=-1) == task.query_labels[None]
+        trace["pseudo_accuracy"] = jnp.mean(right, axis=-1)
+        trace["confidence"] = jnp.mean(jnp.max(trace["probabilities"], axis=-1), axis=-1)
+    return loss, trace
+
+
+def propagation_loss(
+    spec: InnerLoop, apply: Apply, params: dict[str, Any], task: Task
+) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """TPN: no inner loop; the propagated labels F are the logits, and the loss is taken over support and query."""
+    images = jnp.concatenate([task.support_images, task.query_images])
+    labels = jnp.concatenate([task.support_labels, task.query_labels])
+    output = apply({"params": params["net"]}, images, 0)
+    sigma = length_scale(spec.propagation, params.get("sigma", {}), output.features)
+    num_classes = output.logits.shape[1]
+    scores = propagate(spec.propagation, output.features, sigma, task.support_labels, num_classes)
+    query = scores[len(task.support_labels) :]
+    query_loss = maml.cross_entropy(query, task.query_labels)
+    return maml.cross_entropy(scores, labels), {"logits": query, "query_loss": query_loss[None], "gradient_norm": {}}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fewshot.maml import Loss, Parameters, descend, support_gradient
+from fewshot.maml import Gradient, Loss, Parameters, descend
 
 Generator = dict[str, dict[str, Array]]
 
@@ -70,27 +70,28 @@ def initial_context(
 
 
 def inner_step(
-    loss: Loss,
+    gradient_of: Gradient,
     theta: Parameters,
     context: Float[Array, " P"],
     factors: Callable[[Array], Array],
     rates: dict[str, Float[Array, ""]],
     context_rate: float,
     first_order: bool,
-) -> tuple[Parameters, Float[Array, " P"], tuple[Float[Array, ""], Any, Parameters]]:
-    """One inner step: θ_{t+1}, c_{t+1} and (support loss, what else the loss returns, gradient).
+) -> tuple[Parameters, Float[Array, " P"], tuple[Any, Any, Parameters]]:
+    """One inner step: θ_{t+1}, c_{t+1} and what `gradient_of` gives at the scaled weights, its gradient last.
 
         θ̂_t = S(θ_t, c_t)
         g_t = ∇_θ̂ L_support(θ̂_t)           with respect to the scaled weights
         θ_{t+1} = θ̂_t - α g_t               from the scaled weights, not from θ_t
         c_{t+1} = c_t - β (∂θ̂_t/∂c_t)ᵀ g_t   no second backward pass: g_t is pulled back through S
 
-    `context_rate` 0 keeps c where it is. First order stops g_t and the context's gradient, yet the outer gradient
-    still reaches θ and the generator through S.
+    `context_rate` 0 keeps c where it is. First order stops g_t (in `gradient_of`) and the context's gradient, yet the
+    outer gradient still reaches θ and the generator through S.
     """
     scaled, pull_back = jax.vjp(lambda c: scale_weights(theta, factors(c)), context)
-    value, aux, gradient = support_gradient(loss, scaled, first_order)
+    evaluated = gradient_of(scaled)
+    gradient = evaluated[2]
     (context_gradient,) = pull_back(gradient)
     if first_order:
         context_gradient = jax.lax.stop_gradient(context_gradient)
-    return descend(scaled, gradient, rates), context - context_rate * context_gradient, (value, aux, gradient)
+    return descend(scaled, gradient, rates), context - context_rate * context_gradient, evaluated

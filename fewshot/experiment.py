@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from common import data as datasets
@@ -15,68 +14,53 @@ from common import evaluation as streaming
 from common import optim, rng
 from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
-from fewshot import episodes, report, train
-from fewshot.adaptation import InnerLoop
+from fewshot import data, report, tapl, train
+from fewshot.adaptation import TRANSDUCTION, InnerLoop
 from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, choose
 from fewshot.evaluation import AVERAGES
+from fewshot.label_propagation import Propagation
+from fewshot.length_scale import SIGMAS
 from fewshot.maml import ADAPTED
 from fewshot.models import Conv4
-
-SPLITS = ("train", "validation", "test")
 
 
 def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     """The experiment of a config of this folder; raises UserError on what cannot work."""
     check_config(config)
-    dataset = datasets.load(
-        config.dataset,
-        task="fewshot",
-        image_size=config.image_size,
-        channels=config.channels,
-        path=config.dataset_path or None,
-        options=_source_options(config),
-    )
-    sizes = {split: np.bincount(dataset.splits[split].labels) for split in SPLITS}
-    for split in SPLITS:
-        names = dataset.splits[split].class_names
-        episodes.check_episode_fits(sizes[split], names, config.ways, config.shots, config.queries, split)
-
-    steps = make_train_steps(config, dataset)
-    evaluating = make_recipe(config, dataset, first_order=True, training=False)
-    count = config.eval_episodes + config.test_episodes
+    loaded = data.load(config)
+    steps = make_train_steps(config, loaded.dataset)
+    evaluating = make_recipe(config, loaded.dataset, first_order=True, training=False)
     run_episodes = streaming.PerExample(
-        functools.partial(train.run_episodes, evaluating), count, config.episodes_per_batch
+        functools.partial(train.run_episodes, evaluating),
+        len(loaded.validation) + len(loaded.test),
+        config.episodes_per_batch,
+        loaded.fetch,
     )
     model_seed = config.seed if config.model_seed < 0 else config.model_seed
 
-    def init(data, key):
+    def init(arrays, key):
         key = rng.stream(model_seed, "model")
-        return train.init(next(iter(steps.values())).args[0], data["train"].shape[1:], data, key)
+        return train.init(evaluating, loaded.image_shape, arrays, key)
 
-    def evaluate(state, data):
-        return report.validation_metrics(run_episodes(state, data, range(config.eval_episodes)), config)
+    def evaluate(state, arrays):
+        if config.eval_dataset:  # selection and its numbers belong to the data set of the training
+            return {}
+        return report.validation_metrics(run_episodes(state, arrays, loaded.validation), config)
 
-    def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
-        test = functools.partial(run_episodes, examples=range(config.eval_episodes, count))
-        return report.finish(state, data, folder, test, config)
+    def finish(state: TrainState, arrays: Any, folder: Path) -> dict[str, float]:
+        test = functools.partial(run_episodes, examples=loaded.test)
+        return report.finish(state, arrays, folder, test, config)
 
     return Experiment(
-        data=_arrays(config, dataset, sizes),
+        data=loaded.arrays,
         init=init,
         train_step=steps,
         evaluate=evaluate,
         finish=finish,
+        batch=loaded.batch,
+        host_batch=loaded.host_batch,
         batch_field="tasks_per_step",
-        **_sampler(config, sizes["train"]),
     )
-
-
-def _source_options(config: ConfigDict) -> dict[str, Any]:
-    if config.dataset == "glyphs":
-        return config.glyphs.to_dict()
-    if config.dataset == "folder":
-        return {"min_images_per_class": config.shots + config.queries, "min_classes_per_split": config.ways}
-    return {}
 
 
 def check_config(config: ConfigDict) -> None:
@@ -87,11 +71,12 @@ def check_config(config: ConfigDict) -> None:
         check(config, field, getattr(config, field) >= 2, "must be at least 2 for an interval over episodes")
     for field in ("first_order_steps", "multi_step_loss_epochs", "context_learning_rate"):
         check(config, field, getattr(config, field) >= 0, "must not be negative")
-    check(config, "seed", 0 <= config.seed < 2**32, "must lie in 0..4294967295")
     check(config, "model_seed", config.model_seed < 2**32, "must be below 4294967296, or negative to use config.seed")
     check_choice(config, "method", ("maml", "cxgrad"))
     check_choice(config, "adapted", ADAPTED)
     check_choice(config, "sampler", ("device", "official"))
+    check_choice(config, "images_on", ("auto", "device", "host"))
+    data.check_evaluation(config)
     check_choice(config, "norm", ("batch", "layer"))
     check_choice(config, "normalize", ("none", "dataset"))
     check_choice(config, "dtype", ("float32", "bfloat16"))
@@ -114,6 +99,39 @@ def check_config(config: ConfigDict) -> None:
     check(config, "norm", not per_step_of_layer_norm, "must be 'batch' with config.per_step_norm")
     smallest = 16 if config.pooling else 1
     check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
+    check_choice(config, "transduction", TRANSDUCTION)
+    if config.transduction != "off":
+        _check_transduction(config)
+
+
+def _check_transduction(config: ConfigDict) -> None:
+    """The part of `check_config` that only counts where query images take part in the adaptation."""
+    check_choice(config, "propagation.sigma", SIGMAS)
+    check_choice(config, "tapl.gradient", tapl.GRADIENTS)
+    check_choice(config, "tapl.pseudo_labels", tapl.WHEN)
+    check_choice(config, "tapl.mean", tapl.MEANS)
+    check_positive(config, "propagation.initial_sigma")
+    others = config.ways * (config.shots + config.queries) - 1
+    few = 0 <= config.propagation.neighbours <= others
+    accepted = f"must lie in 0..{others}, the other images of an episode (0: all of them)"
+    check(config, "propagation.neighbours", few, accepted)
+    check(config, "propagation.alpha", 0 <= config.propagation.alpha < 1, "must be at least 0 and below 1")
+    check(config, "tapl.query_weight", 0 <= config.tapl.query_weight < float("inf"), "must not be negative")
+    threshold = config.tapl.confidence_threshold
+    check(config, "tapl.confidence_threshold", 0 <= threshold < 1, "must be at least 0 and below 1")
+    transductive = f"must be 'batch' with config.transduction={config.transduction!r}: queries are adapted to together"
+    check(config, "batch_norm", config.batch_norm == "batch", transductive)
+    if config.tapl.adapt_sigma:
+        needed = {"propagation.sigma": ("scalar",), "tapl.pseudo_labels": ("every_step",), "tapl.gradient": tapl.SOFT}
+        for field, values in needed.items():
+            accepted = f"must be {' or '.join(map(repr, values))} with config.tapl.adapt_sigma"
+            check(config, field, config[field] in values, accepted)
+    if config.transduction == "propagation":
+        no_loop = "with config.transduction='propagation', which has no inner loop"
+        check(config, "method", config.method == "maml", f"must be 'maml' {no_loop}")
+        check(config, "multi_step_loss_epochs", not config.multi_step_loss_epochs, f"must be 0 {no_loop}")
+        for field in ("learned_inner_rates", "per_step_norm"):
+            check(config, field, not config[field], f"must be False {no_loop}")
 
 
 def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: bool, training: bool) -> train.Recipe:
@@ -146,6 +164,9 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
             batch_norm=config.batch_norm,
             scan=scan,
             remat=config.remat and training,
+            transduction=config.transduction,
+            propagation=Propagation(**config.propagation),
+            tapl=tapl.Tapl(**config.tapl),
         ),
         optimizer=optim.make_optimizer(config.optimizer),
         shots=config.shots,
@@ -166,51 +187,3 @@ def make_train_steps(config: ConfigDict, dataset: datasets.Dataset) -> dict[int,
         start: functools.partial(train.train_step, make_recipe(config, dataset, first_order=first_order, training=True))
         for start, first_order in starts.items()
     }
-
-
-def _arrays(config: ConfigDict, dataset: datasets.Dataset, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Training images and the places of their classes; images held out and the episodes that are drawn from them.
-
-    These episodes are the same whatever the seed of the run, as in the official code, so that runs can be compared.
-    Validation comes first, then test, in one array: one program evaluates both.
-    """
-    base = episodes.official_base_seed(0)
-    shape = (config.ways, config.shots, config.queries)
-    validation, test = (dataset.splits[split].images for split in ("validation", "test"))
-    drawn = [
-        episodes.official_episodes(base, 0, config.eval_episodes, sizes["validation"], *shape),
-        episodes.official_episodes(base, 0, config.test_episodes, sizes["test"], *shape) + len(validation),
-    ]
-    return {
-        "train": dataset.splits["train"].images,
-        "class_sizes": sizes["train"].astype(np.int32),
-        "class_offsets": (np.cumsum(sizes["train"]) - sizes["train"]).astype(np.int32),
-        "held_out": np.concatenate([validation, test]),
-        "episodes": np.concatenate(drawn),
-    }
-
-
-def _sampler(config: ConfigDict, train_sizes: np.ndarray) -> dict[str, Any]:
-    shape = (config.ways, config.shots, config.queries)
-    if config.sampler == "official":
-
-        def host_batch(seed: int, step: int) -> np.ndarray:
-            first = step * config.tasks_per_step
-            base = episodes.official_base_seed(seed)
-            return episodes.official_episodes(base, first, config.tasks_per_step, train_sizes, *shape)
-
-        return {"host_batch": host_batch}
-
-    def batch(data, step, key):
-        return episodes.sample_episodes(
-            key,
-            data["class_offsets"],
-            data["class_sizes"],
-            num_tasks=config.tasks_per_step,
-            ways=config.ways,
-            shots=config.shots,
-            queries=config.queries,
-            max_class_size=int(train_sizes.max()),
-        )
-
-    return {"batch": batch}

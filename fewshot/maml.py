@@ -8,7 +8,7 @@ from a parameter's path ("conv0/kernel") to its array.
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 
 Parameters = dict[str, Array]
-Loss = Callable[[Parameters], tuple[Array, Any]]  # θ -> (support loss, anything else worth keeping)
+Loss = Callable[[Parameters], tuple[Array, Any]]  # θ -> (inner loss, anything else worth keeping)
+Gradient = Callable[[Parameters], tuple[Any, Any, Parameters]]  # θ -> (two things worth keeping, gradient of the loss)
+Sigma = dict[str, Any]  # what is learned of label propagation's length scale (TAPL); {} elsewhere
+
+
+class Objective(NamedTuple):
+    """The inner loss of one task: of its support set, or with pseudo-labelled query images too (TAPL)."""
+
+    loss: Callable[..., tuple[Array, Any]]  # (θ, step) -> loss, anything; for CxGrad's first context, a constant
+    gradient: Callable[..., tuple[dict[str, Any], Sigma, Parameters]]  # (θ, σ, step) -> trace, gradients of σ and θ
+
 
 ADAPTED = ("all", "head", "backbone", "all_and_norm")
 
@@ -61,6 +71,21 @@ def support_gradient(loss: Loss, theta: Parameters, first_order: bool) -> tuple[
     """
     (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(theta)
     return value, aux, jax.lax.stop_gradient(gradient) if first_order else gradient
+
+
+def support_objective(forward: Callable[..., Any], labels: Int[Array, " NK"], first_order: bool) -> Objective:
+    """L_support; `forward(θ, step)` is the network's output on the support images."""
+
+    def loss(theta: Parameters, step):
+        output = forward(theta, step)
+        return cross_entropy(output.logits, labels), output.moments
+
+    def gradient(theta: Parameters, sigma: Sigma, step):
+        del sigma
+        value, moments, gradient = support_gradient(lambda theta: loss(theta, step), theta, first_order)
+        return {"support_loss": value, "moments": moments}, {}, gradient
+
+    return Objective(loss, gradient)
 
 
 def descend(theta: Parameters, gradient: Parameters, rates: dict[str, Float[Array, ""]]) -> Parameters:

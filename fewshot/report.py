@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from common import parallel, plots, writers
+from common import parallel, plots, workdir, writers
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.experiment import TrainState
+from fewshot.data import EVALUATION_FIELDS
 from fewshot.evaluation import accuracy_report, ensemble_logits
 from fewshot.train import EpisodeOutput, episode_labels
 
@@ -52,8 +53,13 @@ def finish(state: TrainState, data: Any, folder: Path, test: Test, config: Confi
         "ensemble_size": float(len(steps)),
         "best_step": float(steps[0]),
     }
+    if config.transduction != "off":
+        results["transductive"] = 1.0  # not to be compared with methods that see one query image at a time
+    for name, values in outputs[0].pseudo_labels.items():
+        for place, step in (("first", 0), ("last", -1)):
+            results[f"test_best_single_{name}_{place}"] = float(np.mean(values[:, step], dtype=np.float64))
     if parallel.is_main():
-        _figures(folder, outputs[0].gradient_norm, config)
+        _figures(folder, outputs[0], config)
     return results
 
 
@@ -65,14 +71,23 @@ def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in scores.items()}
 
 
-def _figures(folder: Path, gradient_norm: Mapping[str, Any], config: ConfigDict) -> None:
+def _figures(folder: Path, output: EpisodeOutput, config: ConfigDict) -> None:
     figures = folder / "figures"
-    lines = writers.read(folder / "metrics.jsonl")
+    if config.eval_dataset:  # the run's own figures stay as they are
+        _episode_figures(figures / workdir.evaluation_name(config, EVALUATION_FIELDS), output, config)
+        return
+    _episode_figures(figures, output, config)
     plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
-    gradient_norms(gradient_norm, figures / "gradient_norms.png", config)
-    trained = [line for line in lines if line["kind"] == "train"]
+    trained = [line for line in writers.read(folder / "metrics.jsonl") if line["kind"] == "train"]
     if config.method == "cxgrad" and trained:  # a run that only continued a finished one has no steps of its own
         scale_factors(trained, figures / "scale_factors.png")
+
+
+def _episode_figures(figures: Path, output: EpisodeOutput, config: ConfigDict) -> None:
+    if output.gradient_norm:
+        gradient_norms(output.gradient_norm, figures / "gradient_norms.png", config)
+    if output.pseudo_labels:
+        pseudo_labels(output.pseudo_labels, figures / "pseudo_labels.png", config)
 
 
 def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> None:
@@ -80,17 +95,31 @@ def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> 
 
     `norms`: {tensor: [episodes, steps]}.
     """
-    means = {name: values.mean(axis=0) for name, values in norms.items()}
+    axes, figure = over_inner_steps(norms, path, "gradient norm (mean over test episodes)", config)
+    axes.set_yscale("log")
+    axes.set_title(f"Inner-loop gradients, {config.name} on {config.eval_dataset or config.dataset}")
+    plots.save(figure, path)
+
+
+def pseudo_labels(values: Mapping[str, Any], path: Path, config: ConfigDict) -> None:
+    """How many pseudo labels are right at every inner step, and how sure they are, averaged over episodes; figure and
+    JSON beside it. `values`: {"pseudo_accuracy", "confidence": [episodes, steps]}."""
+    axes, figure = over_inner_steps(values, path, "mean over test episodes", config)
+    axes.set_title(f"Pseudo labels, {config.name} (transductive) on {config.eval_dataset or config.dataset}")
+    plots.save(figure, path)
+
+
+def over_inner_steps(values: Mapping[str, Any], path: Path, label: str, config: ConfigDict) -> tuple[Any, Any]:
+    """Axes and figure of {name: [episodes, steps]} averaged over episodes; the means are written as JSON at `path`."""
+    means = {name: array.mean(axis=0) for name, array in values.items()}
     figure, axes = plots.figure()
     steps = np.arange(config.inner_steps)
     axes.set_xticks(steps)
-    plots.lines(axes, steps, means, "inner step", "gradient norm (mean over test episodes)")
-    axes.set_yscale("log")
-    axes.set_title(f"Inner-loop gradients, {config.name} on {config.dataset}")
-    plots.save(figure, path)
-    path.with_suffix(".json").write_text(
-        json.dumps({name: list(map(float, mean)) for name, mean in means.items()}, indent=2)
-    )
+    plots.lines(axes, steps, means, "inner step", label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({name: list(map(float, mean)) for name, mean in means.items()}, indent=2)
+    path.with_suffix(".json").write_text(text)
+    return axes, figure
 
 
 def scale_factors(trained: list[dict[str, Any]], path: Path) -> None:

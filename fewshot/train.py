@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from common import parallel
 from common.experiment import TrainState, apply_gradients
@@ -16,7 +16,11 @@ from common.metrics import Sums
 from fewshot import adaptation, cxgrad, episodes, maml, maml_pp
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import over_tasks
+from fewshot.length_scale import init_sigma
 from fewshot.models import Conv4
+
+# Images as indices, or the images themselves where the host holds them.
+EpisodeBatch = Int[Array, "B N per_class"] | UInt8[Array, "B N per_class h w c"]
 
 
 class Recipe(NamedTuple):
@@ -35,15 +39,20 @@ class Recipe(NamedTuple):
 
 
 def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Array) -> TrainState:
-    """Fresh network, inner rates and generator as the recipe has them."""
+    """Fresh network, inner rates, generator and length scale as the recipe has them."""
     net_key, generator_key = jax.random.split(key)
-    params: dict[str, Any] = {"net": recipe.network.init(net_key, jnp.zeros((2, *image_shape)))["params"]}
+    images = jnp.zeros((2, *image_shape))
+    params: dict[str, Any] = {"net": recipe.network.init(net_key, images)["params"]}
     theta, _ = maml.split_parameters(params["net"], recipe.inner.adapted)
     if recipe.learned_rates:
         params["rates"] = maml_pp.init_rates(theta, recipe.inner.num_steps, recipe.inner.learning_rate)
     if recipe.inner.method == "cxgrad" and recipe.inner.scaling == "learned":
         layers = len(cxgrad.scaled_layers(theta))
         params["generator"] = cxgrad.init_generator(generator_key, recipe.inner.context_size, layers)
+    if recipe.inner.transduction != "off" and recipe.inner.propagation.sigma != "fixed":
+        features = jax.eval_shape(recipe.network.apply, {"params": params["net"]}, images).features
+        sigma_key = jax.random.fold_in(generator_key, 1)
+        params["sigma"] = init_sigma(recipe.inner.propagation, sigma_key, features.shape[1], recipe.network.filters)
     model_state = {}
     if recipe.network.norm_steps:
         channels = {f"norm{i}": recipe.network.filters for i in range(4)}
@@ -80,11 +89,18 @@ def task_gradient(recipe: Recipe, shared: Any, task: Task) -> tuple[dict[str, An
     return gradient, value, trace
 
 
+def make_tasks(recipe: Recipe, images: UInt8[Array, "n h w c"] | None, batch: EpisodeBatch) -> Task:
+    """The tasks of a batch of episodes: of the images that `batch` points to, or holds."""
+    if batch.ndim == 3 and images is not None:
+        return episodes.gather_tasks(images, batch, recipe.shots, recipe.mean, recipe.std)
+    return episodes.make_tasks(batch, recipe.shots, recipe.mean, recipe.std)
+
+
 def train_step(
-    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: Int[Array, "B N per_class"], key: Array
+    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: EpisodeBatch, key: Array
 ) -> tuple[TrainState, Sums]:
-    """One outer step on a batch of episodes, given as image indices into `data["train"]`."""
-    tasks = episodes.gather_tasks(data["train"], batch, recipe.shots, recipe.mean, recipe.std)
+    """One outer step on a batch of episodes, given as images or as indices into `data["train"]`."""
+    tasks = make_tasks(recipe, data.get("train"), batch)
     importance = None
     if recipe.msl_epochs:
         epoch = state.step // recipe.steps_per_epoch
@@ -110,8 +126,14 @@ def _metrics(recipe: Recipe, losses: Float[Array, " B"], trace: dict[str, Any], 
     metrics = {
         "loss": mean_over_tasks(losses),
         "accuracy": mean_over_tasks(jnp.mean(correct, axis=-1)),
-        "adaptation_loss": mean_over_tasks(jnp.mean(trace["support_loss"], axis=-1)),
     }
+    if "support_loss" in trace:
+        metrics["adaptation_loss"] = mean_over_tasks(jnp.mean(trace["support_loss"], axis=-1))
+    if recipe.inner.transduction == "tapl":
+        metrics["pseudo_label_loss"] = mean_over_tasks(jnp.mean(trace["pseudo_loss"], axis=-1))
+        metrics["pseudo_accuracy_first"] = mean_over_tasks(trace["pseudo_accuracy"][:, 0])
+        metrics["pseudo_accuracy_last"] = mean_over_tasks(trace["pseudo_accuracy"][:, -1])
+        metrics["pseudo_confidence"] = mean_over_tasks(trace["confidence"][:, -1])
     if recipe.inner.method == "cxgrad":
         factors = trace["factors"]
         for layer in range(factors.shape[-1]):
@@ -129,17 +151,25 @@ class EpisodeOutput(NamedTuple):
     logits: Float[Array, "b NQ N"]
     query_loss: Float[Array, " b"]
     gradient_norm: dict[str, Float[Array, "b T"]]
+    pseudo_labels: dict[str, Float[Array, "b T"]]  # TAPL: "pseudo_accuracy" and "confidence" at each inner step
 
 
-def run_episodes(recipe: Recipe, state: TrainState, data: dict[str, Any], indices: Int[Array, " b"]) -> EpisodeOutput:
-    """Adapt to the fixed episodes `data["episodes"][indices]` of `data["held_out"]`, classify their query images.
+def run_episodes(
+    recipe: Recipe,
+    state: TrainState,
+    data: dict[str, Any],
+    batch: Int[Array, " b"] | UInt8[Array, "b N per_class h w c"],
+) -> EpisodeOutput:
+    """Adapt to the fixed episodes `data["episodes"][batch]` of `data["held_out"]`, classify their query images.
 
-    `recipe.inner` should be first order: the values are the same, and no outer gradient is taken.
+    Where the host holds the images, `batch` has those of the episodes. `recipe.inner` should be first order: the values
+    are the same, and no outer gradient is taken.
     """
-    batch = data["episodes"][indices]
-    tasks = episodes.gather_tasks(data["held_out"], batch, recipe.shots, recipe.mean, recipe.std)
+    chosen = data["episodes"][batch] if batch.ndim == 1 else batch
+    tasks = make_tasks(recipe, data.get("held_out"), chosen)
     _, trace = each_task(recipe, functools.partial(task_loss, recipe), (state.params, None), tasks)
-    return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"])
+    pseudo_labels = {name: trace[name] for name in ("pseudo_accuracy", "confidence") if name in trace}
+    return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"], pseudo_labels)
 
 
 def episode_labels(count: int, ways: int, queries: int) -> Int[np.ndarray, "E NQ"]:

@@ -9,21 +9,25 @@ back sorted by name; `backbone.taps` holds the order.
 """
 
 import dataclasses
+import math
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Shaped
 
 from common.errors import UserError, did_you_mean
 from common.models.efficientnet import B5, LITE0, PADDINGS, EfficientNet, timm_names
 from common.models.resnet import TAP_ACTIVATIONS, ResNet
 from common.models.vgg import VGG
-from common.models.weights import SOURCES, find_weights
+from common.models.weights import find_weights
 from common.pretrained import match, read_weights, torch_entries
 
 _IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -151,7 +155,7 @@ def variables_template(backbone: Backbone) -> dict[str, Any]:
 def load_variables(
     backbone: Backbone, weights: str | os.PathLike[str], key: str | None = None, prefix: str = "", seed: int = 0
 ) -> dict[str, Any]:
-    """Variables of the backbone up to its deepest tap, as numpy arrays.
+    """Variables of the backbone up to its deepest tap, on the device.
 
     Args:
       backbone: see `get_backbone`.
@@ -167,8 +171,7 @@ def load_variables(
     source = find_weights(backbone.name, weights)
     if source is None:
         logging.warning("The weights of backbone %s are random.", backbone.name)
-        image = jnp.zeros((1, 64, 64, 3))
-        return jax.tree.map(jax.device_get, jax.jit(backbone.module.init)(jax.random.key(seed), image))
+        return _random(variables_template(backbone), seed)
     found = read_weights(source, key, prefix)
     if isinstance(backbone.module, EfficientNet):
         found = timm_names(found, backbone.module.stages)
@@ -179,7 +182,19 @@ def load_variables(
         "Backbone %s: %d tensors of %s, %d behind the last tap left out.",
         *(backbone.name, len(matched.used), source, len(matched.ignored)),
     )
-    return matched.tree
+    return jax.tree.map(jnp.asarray, matched.tree)
+
+
+def _random(template: dict[str, Any], seed: int) -> dict[str, Any]:
+    """He-normal kernels, norms that do nothing; drawn leaf by leaf, which spares compiling the network's own init."""
+    flat: dict[str, Any] = flatten_dict(template, sep="/")
+    for path, leaf in flat.items():
+        if path.endswith("kernel"):
+            noise = np.random.default_rng((seed, zlib.crc32(path.encode()))).standard_normal(leaf.shape, np.float32)
+            flat[path] = jnp.asarray(noise * np.float32(2 / math.prod(leaf.shape[:-1])) ** 0.5)
+        else:
+            flat[path] = jnp.full(leaf.shape, 1.0 if path.endswith(("scale", "var")) else 0.0)
+    return unflatten_dict(flat, sep="/")
 
 
 def extract_taps(
@@ -189,17 +204,14 @@ def extract_taps(
 
     Pure and traceable: pass variables as an argument of the compiled function.
     """
-    endpoints = backbone.module.apply(variables, normalize(backbone, images))
-    taps = {
-        name: jnp.concatenate([endpoints[part] for part in parts], axis=-1) for name, parts in backbone.taps.items()
+    endpoints: Any = backbone.module.apply(variables, normalize(backbone, images))
+    return {  # stopped one by one, because a dict that goes through jax comes back sorted
+        name: jax.lax.stop_gradient(jnp.concatenate([endpoints[part] for part in parts], axis=-1))
+        for name, parts in backbone.taps.items()
     }
-    return jax.lax.stop_gradient(taps)
 
 
 def normalize(backbone: Backbone, images: Shaped[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
     """Pixels in 0..255 -> what the network was trained on: (pixel - mean) / std for each channel."""
     mean, std = (jnp.asarray(values, jnp.float32)[None, None, None] for values in (backbone.mean, backbone.std))
     return (images.astype(jnp.float32) - mean) / std
-
-
-__all__ = ["BACKBONES", "SOURCES", "Backbone", "extract_taps", "get_backbone", "load_variables", "normalize"]

@@ -112,8 +112,8 @@ class _Block(nn.Module):
 class _Depthwise(nn.Module):
     """One kernel for each channel.
 
-    On CPU as a sum of shifted images, because XLA's grouped convolution is 20 to 100 times slower there (measured on
-    2 cores at the sizes of Lite0); the numbers are the same.
+    On CPU as a sum of shifted images, because XLA's grouped convolution is 20 to 100 times slower there: measured on
+    2 cores, the taps of Lite0 at 128 pixels take 1.9 ms an image instead of 44. The numbers are the same.
     """
 
     size: int

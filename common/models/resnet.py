@@ -69,7 +69,8 @@ class ResNet(nn.Module):
     def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
         tap = jax.nn.leaky_relu if self.tap_activation == "leaky_relu" else jax.nn.relu
         x = _norm(self.train, "bn1")(_conv(64, 7, 2, "conv1")(x))
-        x = nn.max_pool(jax.nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+        # Flax pads a maximum with -inf; its annotation knows only text.
+        x = nn.max_pool(jax.nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         found = {}
         for layer, count in enumerate(self.blocks, 1):
             total = x

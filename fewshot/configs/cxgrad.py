@@ -72,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.shots = 1
     config.queries = 15  # per class
     config.tasks_per_step = 4
+    config.images_on = "auto"  # "device", or "host": gathered there; auto: host above half of the device's memory
     config.sampler = "device"  # or "official": the published code's episodes, drawn on the host
 
     # Network
@@ -95,6 +96,28 @@ def get_config(variant: str = "") -> ConfigDict:
     config.learned_inner_rates = False  # MAML++: one per tensor and step
     config.per_step_norm = False  # MAML++: scale, shift and running moments per inner step
     config.multi_step_loss_epochs = 0  # MAML++: 15 in its paper
+
+    # What query images add to the adaptation, unlabelled: such results are transductive
+    config.transduction = "off"  # "tapl": pseudo labels in the inner loop; "propagation": no inner loop (TPN)
+    config.propagation = ConfigDict(  # of the support labels, over all images of an episode
+        {
+            "neighbours": 20,  # k of the graph; 0: all pairs
+            "alpha": 0.99,  # how far labels flow, in [0, 1)
+            "keep_diagonal": False,  # True as in TPN: every image is its own neighbour
+            "sigma": "scalar",  # length scale: "fixed", one learned number, or "per_image" by a network
+            "initial_sigma": 1.0,  # its value where fixed, its first value where it is a learned number
+        }
+    )
+    config.tapl = ConfigDict(
+        {
+            "gradient": "soft_outer",  # soft pseudo labels with outer gradient; "soft_constant": without; "hard"
+            "pseudo_labels": "every_step",  # from the adapted features; "first_step": from the initial ones alone
+            "query_weight": 1.0,  # lambda, of the pseudo-labelled loss
+            "mean": "separate",  # over support and over queries; "single": over all images
+            "confidence_threshold": 0.0,  # query images whose likeliest class is below it have no loss
+            "adapt_sigma": False,  # the inner loop also descends log sigma
+        }
+    )
 
     # Outer loop
     config.optimizer = ConfigDict(
@@ -125,6 +148,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.ensemble = "logits"  # average of the logits or the "probabilities"
     config.best_metric = "accuracy"
     config.best_is_largest = True
+
+    # Another data set to evaluate a finished run on, by --mode=eval; must stay empty in training
+    config.eval_dataset = ""
+    config.eval_dataset_path = ""
+    config.eval_difficulty = ""  # of eval_dataset "glyphs"; empty: as in training
 
     # How it is computed; "auto" follows the measured rule of fewshot/convolution.py
     config.convolution = "auto"  # or "native", "patches", "three_forms"

@@ -6,7 +6,6 @@ import shutil
 import signal
 import time
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -177,7 +176,7 @@ def test_killed_run_resumes_bit_for_bit(fields, tmp_path):
     running.assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
-def test_all_categories_in_one_run(tmp_path, monkeypatch):
+def test_all_categories_in_one_run(tmp_path):
     """A table over categories, which a stopped run takes up again where it was."""
     fields = {"num_epochs": 1, "textures.train_images": 8}
     folder = tmp_path / "run"
@@ -191,4 +190,3 @@ def test_all_categories_in_one_run(tmp_path, monkeypatch):
     mean = np.mean([result["aupro"] for result in results.values()])
     np.testing.assert_allclose(float(rows[3]["aupro"]), mean)
     assert (folder / "table.md").read_text().count("\n| ") == 5
-    jax.clear_caches()

@@ -56,7 +56,7 @@ def test_command_line_trains_evaluates_and_stays_finished(tmp_path):
     out, error = running.run(CONFIG, folder)
     assert error == ""
     assert "train step compiled in" in out
-    assert {"DONE", "checkpoints", "config.json", "environment.json", "metrics.jsonl", "results.json"} == {
+    assert {".lock", "DONE", "checkpoints", "config.json", "environment.json", "metrics.jsonl", "results.json"} == {
         path.name for path in folder.iterdir()
     }
     before = files(folder)

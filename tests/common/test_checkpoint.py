@@ -112,6 +112,30 @@ def test_damaged_latest_is_set_aside_with_a_warning(how, tmp_path, capsys):
     opened.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax, of reads that it abandons
+def test_no_flipped_bit_is_taken_for_the_truth(tmp_path, checkpoints):
+    """Most flips give other numbers without any error from the storage, so every leaf has a checksum."""
+    fill(checkpoints, [5])
+    like, random, refused = tree(5), np.random.default_rng(0), 0
+    files = sorted(file for file in (checkpoints.folder / "5" / "state").glob("d/*") if file.is_file())
+    for _ in range(20):
+        file = files[random.integers(len(files))]
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[random.integers(len(changed))] ^= 1 << random.integers(8)
+        file.write_bytes(changed)
+        for read in (lambda: checkpoints.restore(5, like)[0], lambda: checkpoints.restore_as_saved(5)["params"]):
+            try:
+                found = read()
+            except (UserError, ValueError, OSError):
+                refused += 1
+            else:
+                expected = like if isinstance(found, TrainState) else like.params
+                running.assert_same_arrays(running.arrays(found), running.arrays(expected))
+        file.write_bytes(content)
+    assert refused > 0
+
+
 def test_second_damaged_one_of_a_step_gets_another_name(tmp_path):
     opened = Checkpoints(tmp_path)
     for _ in range(2):

@@ -17,12 +17,12 @@ from common.pretrained import (
     Entry,
     check_sha256,
     conv_kernel,
-    flatten_tree,
+    copy,
     linear_kernel,
     match,
-    nest,
     read_weights,
     save_safetensors,
+    torch_entries,
 )
 from tests.common.torch_writer import ORDERED_DICT, Call, whole, write_legacy, write_zip
 
@@ -142,9 +142,9 @@ def test_match_transposes_and_accounts():
     np.testing.assert_array_equal(params["head"]["bias"], given["fc.bias"])
     assert set(matched.used) == {"conv.weight", "fc.weight", "fc.bias"}
     assert matched.ignored == ("bn.num_batches_tracked", "layer4.0.weight")
-    assert all(leaf.flags.c_contiguous and leaf.flags.writeable for leaf in flatten_tree(matched.tree).values())
+    assert all(leaf.flags.c_contiguous and leaf.flags.writeable for leaf in jax.tree.leaves(matched.tree))
     assert not np.shares_memory(params["head"]["bias"], given["fc.bias"])
-    assert nest(flatten_tree(matched.tree)).keys() == matched.tree.keys()
+    assert jax.tree.structure(matched.tree) == jax.tree.structure(TEMPLATE)
 
 
 def test_match_computes_what_the_other_framework_computes():
@@ -217,11 +217,30 @@ def test_sha256(tmp_path):
         check_sha256(path, "ba")
 
 
-def test_neither_torch_nor_jax_is_imported(tmp_path):
+def test_torch_is_not_imported(tmp_path):
     path = write_zip(tmp_path / "w.pth", {"a": whole("0", np.zeros(2, np.float32))})
     program = (
         "import sys; from common.pretrained import read_weights; print(*read_weights(sys.argv[1]));"
-        "assert not {'torch', 'jax', 'tensorflow'} & sys.modules.keys()"
+        "assert not {'torch', 'tensorflow'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "a\n"), done.stderr
+
+
+def test_entries_of_modules_named_as_in_pytorch():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (3, 3), name="layer1_0")(x)
+            x = nn.BatchNorm(use_running_average=True, name="bn1")(x)
+            return nn.Dense(2, name="fc")(x.mean((1, 2)))
+
+    template = jax.eval_shape(Net().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    entries = {entry.source: (entry.target, entry.transform) for entry in torch_entries(template)}
+    assert set(entries) == {
+        *("layer1.0.weight", "layer1.0.bias", "fc.weight", "fc.bias"),
+        *("bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"),
+    }
+    assert entries["layer1.0.weight"] == ("params/layer1_0/kernel", conv_kernel)
+    assert entries["fc.weight"] == ("params/fc/kernel", linear_kernel)
+    assert entries["bn1.running_var"] == ("batch_stats/bn1/var", copy)

@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "eval_episodes": 6,
     "test_episodes": 6,
     "episodes_per_batch": 4,
+    "propagation.neighbours": 6,
     "convolution": "patches",
     "tensorboard": False,
 }

@@ -36,12 +36,12 @@ def refused(message, name="cxgrad", **fields):
         ({"test_episodes": 1}, "config.test_episodes is 1, but must be at least 2"),
         ({"first_order_steps": -3}, "config.first_order_steps is -3, but must not be negative"),
         ({"multi_step_loss_epochs": -1}, "config.multi_step_loss_epochs is -1"),
-        ({"seed": -1}, r"config.seed is -1, but must lie in 0..4294967295"),
         ({"model_seed": 2**32}, "config.model_seed is 4294967296"),
         ({"method": "mamml"}, r"config.method is 'mamml', but must be one of .*\(did you mean 'maml'\?\)"),
         ({"adapted": "body"}, "config.adapted is 'body', but must be one of 'all', 'head', 'backbone'"),
         ({"adapted": "head"}, "config.adapted is 'head', but CxGrad scales convolution layers"),
         ({"sampler": "devise"}, r"config.sampler .*\(did you mean 'device'\?\)"),
+        ({"images_on": "gpu"}, "config.images_on is 'gpu', but must be one of 'auto', 'device', 'host'"),
         ({"convolution": "fft"}, "config.convolution is 'fft', but must be one of 'auto', 'native', 'patches'"),
         ({"best_metric": "acuracy"}, r"config.best_metric is 'acuracy'.*\(did you mean 'accuracy'\?\)"),
         ({"norm": "layer", "per_step_norm": True}, "config.norm is 'layer', but must be 'batch' with"),
@@ -55,6 +55,40 @@ def refused(message, name="cxgrad", **fields):
 )
 def test_value_that_no_field_can_have(fields, message):
     refused(message, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"transduction": "tapel"}, r"config.transduction is 'tapel', but must be .*\(did you mean 'tapl'\?\)"),
+        ({"propagation.neighbours": 20}, r"config.propagation.neighbours is 20, but must lie in 0\.\.19, the other"),
+        ({"propagation.neighbours": -1}, "config.propagation.neighbours is -1"),
+        ({"propagation.alpha": 1.0}, "config.propagation.alpha is 1.0, but must be at least 0 and below 1"),
+        ({"propagation.alpha": -0.1}, "config.propagation.alpha is -0.1"),
+        ({"propagation.sigma": "scaler"}, r"config.propagation.sigma .*\(did you mean 'scalar'\?\)"),
+        ({"propagation.initial_sigma": 0.0}, "config.propagation.initial_sigma is 0.0, but must be a number above 0"),
+        ({"tapl.gradient": "soft"}, "config.tapl.gradient is 'soft', but must be one of 'soft_outer', 'soft_constant'"),
+        ({"tapl.pseudo_labels": "last_step"}, "config.tapl.pseudo_labels is 'last_step'"),
+        ({"tapl.mean": "double"}, "config.tapl.mean is 'double'"),
+        ({"tapl.query_weight": -1.0}, "config.tapl.query_weight is -1.0, but must not be negative"),
+        ({"tapl.query_weight": float("nan")}, "config.tapl.query_weight is nan"),
+        ({"tapl.confidence_threshold": 1.0}, "config.tapl.confidence_threshold is 1.0, but must be at least 0 and"),
+        (
+            {"tapl.adapt_sigma": True, "tapl.gradient": "hard"},
+            "config.tapl.gradient is 'hard', but must be 'soft_outer'",
+        ),
+        ({"tapl.adapt_sigma": True, "propagation.sigma": "fixed"}, "config.propagation.sigma .* must be 'scalar' with"),
+        ({"tapl.adapt_sigma": True, "tapl.pseudo_labels": "first_step"}, "must be 'every_step' with config.tapl.adapt"),
+        ({"batch_norm": "support_stats"}, "config.batch_norm is 'support_stats', but must be 'batch' with"),
+        ({"transduction": "propagation", "method": "cxgrad"}, "config.method is 'cxgrad', .* which has no inner loop"),
+        (
+            {"transduction": "propagation", "per_step_norm": True},
+            "config.per_step_norm is True, but must be False with",
+        ),
+    ],
+)
+def test_transduction_that_cannot_be(fields, message):
+    refused(message, "tapl", **fields)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +108,7 @@ def test_data_that_do_not_fit(fields, message):
     refused(message, **fields)
 
 
-@pytest.mark.parametrize("name", ["cxgrad", "maml", "maml_pp"])
+@pytest.mark.parametrize("name", ["cxgrad", "maml", "maml_pp", "tapl"])
 def test_published_variants_say_which_data_are_missing(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     module = importlib.import_module(f"fewshot.configs.{name}")
@@ -111,6 +145,13 @@ def test_own_pictures_that_are_not_there(tmp_path):
     refused("holds 14 classes, but .* need 15: .*fewer ways", dataset="folder", dataset_path=str(tmp_path / "few"))
     write_pictures(tmp_path / "short", per_class=3)
     refused("class00 holds 3 pictures .* at least 4", dataset="folder", dataset_path=str(tmp_path / "short"))
+
+
+def test_own_pictures_that_are_there_twice(tmp_path):
+    write_pictures(tmp_path)
+    shutil.copy(tmp_path / "class03" / "1.png", tmp_path / "class09" / "copy.png")
+    message = r"class03/1.png and .*class09/copy.png|class09/copy.png and .*class03/1.png"
+    refused(message, dataset="folder", dataset_path=str(tmp_path))
 
 
 def test_picture_that_cannot_be_read(tmp_path):
@@ -168,7 +209,7 @@ def test_nowhere_to_start_from(field, tmp_path):
 
 def stub_test(state, data):
     """Stands for the test episodes, whose program takes long to compile."""
-    return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {})
+    return EpisodeOutput(jnp.zeros((6, 15, 5)), jnp.zeros(6), {}, {})
 
 
 def test_damaged_checkpoint_of_the_ensemble(finished, tmp_path):

@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ RESULTS = {
 }
 TRAIN = {"step", "kind", "loss", "accuracy", "adaptation_loss"}
 CXGRAD = {*(f"gamma_{layer}" for layer in range(4)), "gamma_spread_over_tasks", "context_norm"}
+TAPL = {"pseudo_label_loss", "pseudo_accuracy_first", "pseudo_accuracy_last", "pseudo_confidence"}
+PSEUDO = {f"test_best_single_{what}_{when}" for what in ("pseudo_accuracy", "confidence") for when in ("first", "last")}
 EVALUATE = {"step", "kind", "loss", "accuracy", "accuracy_ci95"}
 
 
@@ -103,34 +106,67 @@ def test_resume_from_a_run_with_nothing_left_to_train(finished, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text()).keys() == RESULTS
 
 
+SMOKE: dict[str, tuple[str, dict[str, Any]]] = {
+    "maml_pp": ("maml_pp", {}),
+    "tapl": ("tapl", {}),
+    "maml": ("maml", {}),
+    "anil": ("anil", {}),
+    "boil": ("boil", {}),
+    "tapl on cxgrad": ("tapl", {"method": "cxgrad", "propagation.sigma": "per_image"}),
+    "propagation": ("tapl", {"transduction": "propagation", "propagation.keep_diagonal": True}),
+}
+
+
 @pytest.mark.parametrize(
     "name",
-    ["maml_pp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("maml", "anil", "boil"))],
+    [name if name in ("maml_pp", "tapl") else pytest.param(name, marks=pytest.mark.slow) for name in SMOKE],
 )
 def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
     for variable, value in cli.LOG_COMPILES.items():
         monkeypatch.setenv(variable, value)
-    _, error = cli.run(name, tmp_path / "run")
+    config, fields = SMOKE[name]
+    _, error = cli.run(config, tmp_path / "run", **fields)
     assert cli.compiled(error)["train_step"] == (2 if name == "maml_pp" else 1)  # its first-order steps come first
     assert cli.compiled(error)["evaluate"] == 1
     assert (tmp_path / "run" / "DONE").exists()
     lines = running.metrics(tmp_path / "run")
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
-    assert {*lines[0]} == TRAIN
-    assert json.loads((tmp_path / "run" / "results.json").read_text()).keys() == RESULTS
-    assert {"training.png", "gradient_norms.png"} <= {file.name for file in (tmp_path / "run" / "figures").iterdir()}
-    norms = json.loads((tmp_path / "run" / "figures" / "gradient_norms.json").read_text())
-    assert {path.startswith("head") for path in norms} == {"anil": {True}, "boil": {False}}.get(name, {True, False})
+    expected = {
+        "tapl": TRAIN | TAPL,
+        "tapl on cxgrad": TRAIN | TAPL | CXGRAD,
+        "propagation": TRAIN - {"adaptation_loss"},
+    }
+    assert {*lines[0]} == expected.get(name, TRAIN)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    transductive = {"transductive"} if config == "tapl" else set()
+    assert results.keys() == RESULTS | transductive | (PSEUDO if name.startswith("tapl") else set())
     state = running.state_on_disk(tmp_path / "run")
     assert any("rates" in path for path in state) == (name == "maml_pp")
+    assert any("sigma" in path for path in state) == (config == "tapl")
+    check_figures(name, tmp_path / "run" / "figures", results)
+
+
+def check_figures(name, folder, results):
+    names = {file.name for file in folder.iterdir()}
+    assert "training.png" in names
+    assert ("gradient_norms.png" in names) == (name != "propagation")
+    assert ("pseudo_labels.png" in names) == name.startswith("tapl")
+    if name != "propagation":
+        norms = json.loads((folder / "gradient_norms.json").read_text())
+        assert {path.startswith("head") for path in norms} == {"anil": {True}, "boil": {False}}.get(name, {True, False})
+    if name.startswith("tapl"):
+        accuracy = json.loads((folder / "pseudo_labels.json").read_text())["pseudo_accuracy"]
+        assert len(accuracy) == 2
+        assert accuracy[-1] == pytest.approx(results["test_best_single_pseudo_accuracy_last"])
+        assert all(0 < value < 1 for value in accuracy)
 
 
 # --- killed and resumed ---------------------------------------------------------------------------------------------
 
 
-def kill(folder, after_step, delay, **fields):
+def kill(folder, after_step, delay, name="cxgrad", **fields):
     """Start the run, and SIGKILL it so many seconds after it has logged a step; returns the last logged step."""
-    process = cli.start("cxgrad", folder, **fields)
+    process = cli.start(name, folder, **fields)
     running.wait_until(lambda: cli.logged_step(folder) >= after_step, process)
     time.sleep(delay)
     process.kill()
@@ -147,18 +183,18 @@ def test_killed_run_resumes_bit_for_bit(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["device", "official"])
-def test_killed_four_times(sampler, finished, tmp_path):
+@pytest.mark.parametrize(("name", "sampler"), [("cxgrad", "device"), ("cxgrad", "official"), ("tapl", "device")])
+def test_killed_four_times(name, sampler, finished, tmp_path):
     fields, straight = finished.fields | {"sampler": sampler}, finished.folder
-    if sampler != "device":
+    if (name, sampler) != ("cxgrad", "device"):
         straight = tmp_path / "straight"
-        cli.run("cxgrad", straight, **fields)
+        cli.run(name, straight, **fields)
     random, step = np.random.default_rng(len(sampler)), 0
     for _ in range(4):
         # Saves come every third step, so a delay of up to a step or two meets the writing of a checkpoint as well.
-        step = kill(tmp_path / "run", step + random.integers(1, 6), random.uniform(0, 0.1), **fields)
+        step = kill(tmp_path / "run", step + random.integers(1, 6), random.uniform(0, 0.1), name, **fields)
         assert step < 40
-    cli.run("cxgrad", tmp_path / "run", **fields)
+    cli.run(name, tmp_path / "run", **fields)
     running.assert_same_run(straight, tmp_path / "run")
 
 
