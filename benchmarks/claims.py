@@ -70,15 +70,16 @@ def _anomaly(name: str, variant: str, **overrides: str) -> Cell:
     return Cell(name, "anomaly.main", "anomaly/configs/cfa.py", {"category": variant, **overrides}, _LOCALISATION)
 
 
-# One TAPL step takes about eight times MAML's, so its family has a smaller budget, the same for all its cells: at most
-# about four minutes a cell on 2 quiet cores.
+# One TAPL step takes about eight times MAML's, so its family has a smaller budget, the same for all its cells.
 _TAPL_BUDGET = {
+    "queries": "5",
+    "propagation.neighbours": "10",
     "num_steps": "300",
     "tasks_per_step": "2",
     "eval_every_steps": "100",
     "save_every_steps": "100",
-    "eval_episodes": "50",
-    "test_episodes": "150",
+    "eval_episodes": "100",
+    "test_episodes": "300",
     "keep_best": "3",
 }
 
@@ -106,7 +107,8 @@ FAMILIES = {
         compared=False,
     ),
     "tapl": Family(
-        "5-way 1-shot on embedded glyphs, scripts unseen in training, 300 steps of 2 tasks, 150 test episodes",
+        "5-way 1-shot on embedded glyphs, scripts unseen in training; 300 steps of 2 tasks, 5 queries a class, "
+        "300 test episodes",
         (
             _tapl("MAML", "maml"),
             _tapl("CxGrad", "cxgrad"),
@@ -120,6 +122,7 @@ FAMILIES = {
             _tapl("TAPL, hard labels (transductive)", **{"tapl.gradient": "hard"}),
             _tapl("TAPL, labels constant (transductive)", **{"tapl.gradient": "soft_constant"}),
             _tapl("TAPL, no pseudo labels (transductive)", **{"tapl.query_weight": "0.0"}),
+            _tapl("TAPL, length scale from 1 (transductive)", **{"propagation.initial_sigma": "1.0"}),
             _tapl("TAPL, all pairs (transductive)", **{"propagation.neighbours": "0"}),
         ),
     ),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -193,7 +194,7 @@ def _checksums(tree: PyTree) -> dict[str, int]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable and not leaf.is_fully_replicated:
             continue  # no process holds all of it
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         # Not keystr's usual form: the names of a structure read back as plain dicts must be the same.
         sums[jax.tree_util.keystr(path, simple=True, separator="/")] = zlib.crc32(np.asarray(leaf).tobytes())

@@ -49,6 +49,7 @@ class Experiment:
     refresh_every: int = 0  # 0: only before step 0
     done: Callable[[TrainState], bool] | None = None  # an end before num_steps
     finish: Callable[[TrainState, PyTree, Path], dict[str, float]] | None = None  # figures, tables; returns results
+    read_weights: Callable[[Path, PyTree], PyTree] | None = None  # (file, params' shapes): `init_from` a foreign file
 
     def __post_init__(self):
         if (self.batch is None) == (self.host_batch is None):

@@ -73,7 +73,10 @@ def abstract_state(experiment: Experiment, data: PyTree, seed: int) -> TrainStat
 
 
 def find_start(experiment: Experiment, data: PyTree, config: ConfigDict, checkpoints: Checkpoints) -> Start:
-    """Own work directory, then `resume_from` (all of the state), then `init_from` (parameters only), then scratch."""
+    """Own work directory, then `resume_from` (all of the state), then `init_from` (parameters only), then scratch.
+
+    `init_from` is another run's work directory or, if the experiment reads such, a file of weights from elsewhere.
+    """
     like = abstract_state(experiment, data, config.seed)
     own = checkpoints.restore_latest(like)
     if own is not None:
@@ -84,7 +87,10 @@ def find_start(experiment: Experiment, data: PyTree, config: ConfigDict, checkpo
     init = jax.jit(lambda data, key: strongly_typed(experiment.init(data, key)), out_shardings=parallel.replicated())
     state = init(data, rng.stream(config.seed, "init"))
     if config.init_from:
-        params = _read_other(config.init_from, "init_from", lambda other: other.restore_latest_params(like))
+        if experiment.read_weights is not None and Path(config.init_from).is_file():
+            params = parallel.place(experiment.read_weights(Path(config.init_from), like.params), parallel.replicated())
+        else:
+            params = _read_other(config.init_from, "init_from", lambda other: other.restore_latest_params(like))
         state = state.replace(params=params)
     return Start(0, state, {"metrics_bytes": 0, "sums": {}, "evaluation_due": False})
 

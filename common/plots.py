@@ -34,6 +34,7 @@ STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "leanvision",  # the same figure is the same file
 }
+_LINES = ("-", "--", ":", "-.")  # the next one whenever the colours are used up
 _KINDS = {"train": "-", "evaluate": "o-", "final": "*"}
 
 
@@ -63,10 +64,11 @@ def lines(
     """
     x = np.asarray(x, np.float64)
     with mpl.rc_context(STYLE):
-        for name, value in series.items():
+        for i, (name, value) in enumerate(series.items()):
             y, spread = value if isinstance(value, tuple) else (value, None)
             y = _same_length(name, y, len(x))
-            (line,) = ax.plot(x, y, label=name, marker=marker)
+            style = _LINES[i // len(PALETTE) % len(_LINES)]
+            (line,) = ax.plot(x, y, label=name, marker=marker, linestyle=style)
             if spread is not None:
                 spread = _same_length(f"spread of {name}", spread, len(x))
                 ax.fill_between(x, y - spread, y + spread, color=line.get_color(), alpha=0.2, linewidth=0)
@@ -145,8 +147,9 @@ def _label(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.set_title(title)
-    if len(ax.get_legend_handles_labels()[1]) > 1:
-        ax.legend()
+    entries = len(ax.get_legend_handles_labels()[1])
+    if entries > 1:
+        ax.legend(ncols=1 + entries // 10)
 
 
 def _same_length(name: str, values: Any, n: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def evaluation_name(config: ConfigDict, evaluation_fields: Collection[str] = ())
 def check_unset(config: ConfigDict, evaluation_fields: Collection[str]) -> None:
     """Raise UserError for a field of the evaluation that is set in training."""
     for field in evaluation_fields:
-        configs.check(config, field, not config[field], "must be left empty in training: only --mode=eval reads it")
+        configs.check(config, field, not config[field], "must be left empty in training: it is for finished runs")
 
 
 def open_for_training(path: Path, config: ConfigDict) -> None:

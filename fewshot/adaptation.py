@@ -199,6 +199,12 @@ def task_loss(
     return loss, trace
 
 
+def inner_inputs(spec: InnerLoop, task: Task) -> dict[str, Array]:
+    """What `adapt` may see of a task; query labels are never among it."""
+    inputs: dict[str, Array] = {"images": task.support_images, "labels": task.support_labels}
+    return inputs | {"query_images": task.query_images} if spec.transduction == "tapl" else inputs
+
+
 def propagation_loss(
     spec: InnerLoop, apply: Apply, params: dict[str, Any], task: Task
 ) -> tuple[Float[Array, ""], dict[str, Any]]:

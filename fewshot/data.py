@@ -15,7 +15,8 @@ from common.data import folder
 from common.errors import UserError
 from fewshot import episodes
 
-EVALUATION_FIELDS = ("eval_dataset", "eval_dataset_path", "eval_difficulty")  # read by --mode=eval alone
+# Read by --mode=eval and --mode=analyse alone.
+EVALUATION_FIELDS = ("eval_dataset", "eval_dataset_path", "eval_difficulty", "eval_analysis_episodes")
 
 
 class Episodes(NamedTuple):

@@ -11,17 +11,16 @@ from ml_collections import ConfigDict
 
 from common import data as datasets
 from common import evaluation as streaming
-from common import optim, rng
-from common.config import check, check_choice, check_positive
+from common import optim, parallel, rng, workdir
+from common.config import check
 from common.experiment import Experiment, TrainState
-from fewshot import data, report, tapl, train
-from fewshot.adaptation import TRANSDUCTION, InnerLoop
-from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, choose
-from fewshot.evaluation import AVERAGES
+from fewshot import analysis, analysis_report, data, report, tapl, train, weights
+from fewshot.adaptation import InnerLoop
+from fewshot.checks import check_config
+from fewshot.convolution import CONVOLUTIONS, Convolution, choose
 from fewshot.label_propagation import Propagation
-from fewshot.length_scale import SIGMAS
-from fewshot.maml import ADAPTED
 from fewshot.models import Conv4
+from fewshot.resnet12 import ResNet12
 
 
 def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
@@ -60,78 +59,39 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         batch=loaded.batch,
         host_batch=loaded.host_batch,
         batch_field="tasks_per_step",
+        read_weights=weights.read,
     )
 
 
-def check_config(config: ConfigDict) -> None:
-    """Raise UserError for values that no field can have, before anything slow is done."""
-    check_positive(config, "num_steps", "inner_steps", "tasks_per_step", "filters", "steps_per_epoch", "context_size")
-    check_positive(config, "inner_learning_rate", "episodes_per_batch", "keep_best")
-    for field in ("eval_episodes", "test_episodes"):
-        check(config, field, getattr(config, field) >= 2, "must be at least 2 for an interval over episodes")
-    for field in ("first_order_steps", "multi_step_loss_epochs", "context_learning_rate"):
-        check(config, field, getattr(config, field) >= 0, "must not be negative")
-    check(config, "model_seed", config.model_seed < 2**32, "must be below 4294967296, or negative to use config.seed")
-    check_choice(config, "method", ("maml", "cxgrad"))
-    check_choice(config, "adapted", ADAPTED)
-    check_choice(config, "sampler", ("device", "official"))
-    check_choice(config, "images_on", ("auto", "device", "host"))
-    data.check_evaluation(config)
-    check_choice(config, "norm", ("batch", "layer"))
-    check_choice(config, "normalize", ("none", "dataset"))
-    check_choice(config, "dtype", ("float32", "bfloat16"))
-    check_choice(config, "batch_norm", ("batch", "support_stats"))
-    check_choice(config, "context", ("learned", "off"))
-    check_choice(config, "scaling", ("learned", "fixed_one"))
-    check_choice(config, "ensemble", AVERAGES)
-    check_choice(config, "best_metric", report.VALIDATION_METRICS)
-    check_choice(config, "convolution", ("auto", *CONVOLUTIONS))
-    check_choice(config, "task_loop", ("auto", *TASK_LOOPS))
-    check_choice(config, "inner_loop", ("auto", "scan", "unroll"))
-    no_layers_left = config.method == "cxgrad" and config.adapted == "head"
-    check(
-        config,
-        "adapted",
-        not no_layers_left,
-        "CxGrad scales convolution layers, so they must adapt: 'all' or 'backbone'",
+def analyse(config: ConfigDict, folder: Path) -> None:
+    """The mode `analyse`: measure what the inner loop of a finished run does, and write it to its folder `analysis`.
+
+    The best checkpoint by validation is taken, and the first `eval_analysis_episodes` test episodes.
+    """
+    check_config(config)
+    has_loop = config.transduction != "propagation"
+    check(config, "transduction", has_loop, "must be 'off' or 'tapl' for --mode=analyse, which follows the inner loop")
+    workdir.check_config(folder, config, data.EVALUATION_FIELDS)
+    step, params = analysis_report.best_parameters(folder)
+    loaded = data.load(config)
+    recipe = make_recipe(config, loaded.dataset, first_order=True, training=False)
+    count = min(config.eval_analysis_episodes or config.test_episodes, config.test_episodes)
+    examples = range(loaded.test.start, loaded.test.start + count)
+    run_episodes = streaming.PerExample(
+        functools.partial(analysis.run_episodes, recipe),
+        examples.stop,
+        min(config.episodes_per_batch, count),
+        loaded.fetch,
     )
-    per_step_of_layer_norm = config.per_step_norm and config.norm != "batch"
-    check(config, "norm", not per_step_of_layer_norm, "must be 'batch' with config.per_step_norm")
-    smallest = 16 if config.pooling else 1
-    check(config, "image_size", config.image_size >= smallest, f"must be at least {smallest} for four halvings")
-    check_choice(config, "transduction", TRANSDUCTION)
-    if config.transduction != "off":
-        _check_transduction(config)
-
-
-def _check_transduction(config: ConfigDict) -> None:
-    """The part of `check_config` that only counts where query images take part in the adaptation."""
-    check_choice(config, "propagation.sigma", SIGMAS)
-    check_choice(config, "tapl.gradient", tapl.GRADIENTS)
-    check_choice(config, "tapl.pseudo_labels", tapl.WHEN)
-    check_choice(config, "tapl.mean", tapl.MEANS)
-    check_positive(config, "propagation.initial_sigma")
-    others = config.ways * (config.shots + config.queries) - 1
-    few = 0 <= config.propagation.neighbours <= others
-    accepted = f"must lie in 0..{others}, the other images of an episode (0: all of them)"
-    check(config, "propagation.neighbours", few, accepted)
-    check(config, "propagation.alpha", 0 <= config.propagation.alpha < 1, "must be at least 0 and below 1")
-    check(config, "tapl.query_weight", 0 <= config.tapl.query_weight < float("inf"), "must not be negative")
-    threshold = config.tapl.confidence_threshold
-    check(config, "tapl.confidence_threshold", 0 <= threshold < 1, "must be at least 0 and below 1")
-    transductive = f"must be 'batch' with config.transduction={config.transduction!r}: queries are adapted to together"
-    check(config, "batch_norm", config.batch_norm == "batch", transductive)
-    if config.tapl.adapt_sigma:
-        needed = {"propagation.sigma": ("scalar",), "tapl.pseudo_labels": ("every_step",), "tapl.gradient": tapl.SOFT}
-        for field, values in needed.items():
-            accepted = f"must be {' or '.join(map(repr, values))} with config.tapl.adapt_sigma"
-            check(config, field, config[field] in values, accepted)
-    if config.transduction == "propagation":
-        no_loop = "with config.transduction='propagation', which has no inner loop"
-        check(config, "method", config.method == "maml", f"must be 'maml' {no_loop}")
-        check(config, "multi_step_loss_epochs", not config.multi_step_loss_epochs, f"must be 0 {no_loop}")
-        for field in ("learned_inner_rates", "per_step_norm"):
-            check(config, field, not config[field], f"must be False {no_loop}")
+    state = TrainState(jnp.asarray(step, jnp.int32), params, {}, {})
+    values = run_episodes(state, parallel.place_data(loaded.arrays), examples)
+    name = config.eval_dataset or config.dataset
+    facts = {"checkpoint": step, "dataset": name, "episodes": count, "inner_steps": config.inner_steps}
+    if parallel.is_main():
+        summary = analysis.summarize(values)
+        place = analysis_report.write(folder, config, facts, summary)
+        print(f"Analysis of {folder}, step {step}, written to {place}:")
+        analysis_report.show(summary, config.inner_steps)
 
 
 def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: bool, training: bool) -> train.Recipe:
@@ -142,15 +102,7 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
     task_loop = plan.task_loop if config.task_loop == "auto" else config.task_loop
     normalized = config.normalize == "dataset"
     return train.Recipe(
-        network=Conv4(
-            num_classes=config.ways,
-            filters=config.filters,
-            norm=config.norm,
-            norm_steps=config.inner_steps if config.per_step_norm else 0,
-            pooling=config.pooling,
-            dtype=jnp.dtype(config.dtype),
-            conv=CONVOLUTIONS[convolution],
-        ),
+        network=make_network(config, CONVOLUTIONS[convolution]),
         inner=InnerLoop(
             method=config.method,
             num_steps=config.inner_steps,
@@ -163,7 +115,7 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
             context_rate=config.context_learning_rate,
             batch_norm=config.batch_norm,
             scan=scan,
-            remat=config.remat and training,
+            remat=training and (config.remat == "on" or (config.remat == "auto" and config.network == "resnet12")),
             transduction=config.transduction,
             propagation=Propagation(**config.propagation),
             tapl=tapl.Tapl(**config.tapl),
@@ -177,6 +129,20 @@ def make_recipe(config: ConfigDict, dataset: datasets.Dataset, *, first_order: b
         steps_per_epoch=config.steps_per_epoch,
         task_loop=task_loop,
     )
+
+
+def make_network(config: ConfigDict, conv: Convolution) -> Conv4 | ResNet12:
+    """The network of a config, with its 3x3 convolutions in the form `conv`."""
+    shared: dict[str, Any] = {
+        "num_classes": config.ways,
+        "filters": config.filters,
+        "norm_steps": config.inner_steps if config.per_step_norm else 0,
+        "dtype": jnp.dtype(config.dtype),
+        "conv": conv,
+    }
+    if config.network == "resnet12":
+        return ResNet12(**shared)
+    return Conv4(norm=config.norm, pooling=config.pooling, **shared)
 
 
 def make_train_steps(config: ConfigDict, dataset: datasets.Dataset) -> dict[int, functools.partial]:

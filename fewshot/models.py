@@ -74,7 +74,8 @@ class Conv4(nn.Module):
     """Four times (3x3 convolution, normalisation, leaky ReLU, 2x2 max-pooling), then a linear head.
 
     Parameters: `conv{i}/kernel [3, 3, c, d]`, `norm{i}/{scale, shift}`, `head/{kernel, bias}`. With `norm_steps` > 0
-    scale and shift have a leading axis of that length, one row per inner step (MAML++).
+    scale and shift have a leading axis of that length, one row per inner step (MAML++). The maps after each pooling are
+    sown as "intermediates": `block{i}_output [n, h, w, c]`.
     """
 
     num_classes: int
@@ -99,21 +100,24 @@ class Conv4(nn.Module):
         seen: dict[str, Moments] = {}
         for i in range(4):
             stride = 1 if self.pooling else 2
-            x = _Convolution(self.filters, stride, self.conv_bias, self.dtype, self.conv, name=f"conv{i}")(x)
+            x = Convolution(self.filters, stride, self.conv_bias, self.dtype, self.conv, name=f"conv{i}")(x)
             if self.norm == "batch":
                 given = None if moments is None else moments[f"norm{i}"]
-                x, seen[f"norm{i}"] = _BatchNorm(self.norm_steps, name=f"norm{i}")(x, step, given)
+                x, seen[f"norm{i}"] = BatchNorm(self.norm_steps, name=f"norm{i}")(x, step, given)
             else:
-                x = _LayerNorm(name=f"norm{i}")(x)
+                x = LayerNorm(name=f"norm{i}")(x)
             x = jnp.where(x >= 0, x, NEGATIVE_SLOPE * x)
             if self.pooling:
                 x = max_pool(x)
+            self.sow("intermediates", f"block{i}_output", x)
         features = x.reshape(x.shape[0], -1) if self.pooling else x.mean(axis=(1, 2))
-        logits = _Head(self.num_classes, name="head")(features)
+        logits = Head(self.num_classes, name="head")(features)
         return Output(logits, features, seen)
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
+    """3x3 convolution, computed in `dtype`; the result has the parameters' precision."""
+
     filters: int
     stride: int
     use_bias: bool
@@ -132,7 +136,9 @@ class _Convolution(nn.Module):
         return x
 
 
-class _BatchNorm(nn.Module):
+class BatchNorm(nn.Module):
+    """`batch_norm` with the scale and shift of inner step `step` if there is a row of them per step."""
+
     steps: int
 
     @nn.compact
@@ -145,13 +151,17 @@ class _BatchNorm(nn.Module):
         return batch_norm(x, scale, shift, moments)
 
 
-class _LayerNorm(nn.Module):
+class LayerNorm(nn.Module):
+    """`layer_norm` with a learned shift of the shape of one image."""
+
     @nn.compact
     def __call__(self, x):
         return layer_norm(x, self.param("shift", nn.initializers.zeros, x.shape[1:]))
 
 
-class _Head(nn.Module):
+class Head(nn.Module):
+    """Linear layer from features [n, d] to logits."""
+
     num_classes: int
 
     @nn.compact

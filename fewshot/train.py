@@ -18,6 +18,7 @@ from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import over_tasks
 from fewshot.length_scale import init_sigma
 from fewshot.models import Conv4
+from fewshot.resnet12 import ResNet12
 
 # Images as indices, or the images themselves where the host holds them.
 EpisodeBatch = Int[Array, "B N per_class"] | UInt8[Array, "B N per_class h w c"]
@@ -26,7 +27,7 @@ EpisodeBatch = Int[Array, "B N per_class"] | UInt8[Array, "B N per_class h w c"]
 class Recipe(NamedTuple):
     """What is fixed before compilation."""
 
-    network: Conv4
+    network: Conv4 | ResNet12
     inner: InnerLoop
     optimizer: optax.GradientTransformation
     shots: int
@@ -55,7 +56,8 @@ def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Arra
         params["sigma"] = init_sigma(recipe.inner.propagation, sigma_key, features.shape[1], recipe.network.filters)
     model_state = {}
     if recipe.network.norm_steps:
-        channels = {f"norm{i}": recipe.network.filters for i in range(4)}
+        norms, _ = maml.split_parameters(params["net"], "all_and_norm")
+        channels = {path.removesuffix("/scale"): leaf.shape[-1] for path, leaf in norms.items() if "/scale" in path}
         model_state = maml_pp.init_running(recipe.network.norm_steps, channels)
     return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), model_state)
 
@@ -145,6 +147,11 @@ def _metrics(recipe: Recipe, losses: Float[Array, " B"], trace: dict[str, Any], 
     return metrics
 
 
+def evaluation_tasks(recipe: Recipe, data: dict[str, Any], batch: Int[Array, " b"] | EpisodeBatch) -> Task:
+    """The tasks of fixed episodes, given by their numbers or, where the host holds the images, as images."""
+    return make_tasks(recipe, data.get("held_out"), data["episodes"][batch] if batch.ndim == 1 else batch)
+
+
 class EpisodeOutput(NamedTuple):
     """What evaluation keeps of each episode."""
 
@@ -165,8 +172,7 @@ def run_episodes(
     Where the host holds the images, `batch` has those of the episodes. `recipe.inner` should be first order: the values
     are the same, and no outer gradient is taken.
     """
-    chosen = data["episodes"][batch] if batch.ndim == 1 else batch
-    tasks = make_tasks(recipe, data.get("held_out"), chosen)
+    tasks = evaluation_tasks(recipe, data, batch)
     _, trace = each_task(recipe, functools.partial(task_loss, recipe), (state.params, None), tasks)
     pseudo_labels = {name: trace[name] for name in ("pseudo_accuracy", "confidence") if name in trace}
     return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"], pseudo_labels)

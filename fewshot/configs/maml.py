@@ -8,6 +8,7 @@ Expect: see the table in fewshot/README.md (ours); a few minutes on 2 CPU cores.
 Every field is explained in cxgrad.py; this file names what differs. First-order MAML: --config.second_order=False.
 Variants with the published settings (data sets to be provided by you):
     :mini_imagenet_5way_1shot  :mini_imagenet_5way_5shot  :tiered_imagenet_5way_1shot  :tiered_imagenet_5way_5shot
+    with _resnet12 behind any of these: the network of ALFA's experiments
     :omniglot_5way_1shot  :omniglot_20way_1shot (our choice of settings, in the style of MAML++)
 """
 
@@ -31,10 +32,15 @@ OMNIGLOT = {
 
 VARIANTS = {
     "smoke": cxgrad.SMOKE,
-    "mini_imagenet_5way_1shot": cxgrad.MINI,
-    "mini_imagenet_5way_5shot": {**cxgrad.MINI, **cxgrad.FIVE_SHOT},
-    "tiered_imagenet_5way_1shot": TIERED,
-    "tiered_imagenet_5way_5shot": {**TIERED, **cxgrad.FIVE_SHOT},
+    "smoke_resnet12": cxgrad.VARIANTS["smoke_resnet12"],
+    **cxgrad.with_resnet12(
+        {
+            "mini_imagenet_5way_1shot": cxgrad.MINI,
+            "mini_imagenet_5way_5shot": {**cxgrad.MINI, **cxgrad.FIVE_SHOT},
+            "tiered_imagenet_5way_1shot": TIERED,
+            "tiered_imagenet_5way_5shot": {**TIERED, **cxgrad.FIVE_SHOT},
+        }
+    ),
     "omniglot_5way_1shot": OMNIGLOT,
     "omniglot_20way_1shot": {**OMNIGLOT, "ways": 20, "tasks_per_step": 8},
 }

@@ -1,5 +1,6 @@
 """The training loop: resumed runs equal straight ones, whatever the method does between its steps."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -188,6 +189,24 @@ def test_init_from_takes_parameters_alone(straight, tmp_path):
     assert len(parameters) == 4
     for path in parameters:
         np.testing.assert_allclose(here[path], there[path], atol=1e-9)
+
+
+def test_init_from_a_file_of_weights_from_elsewhere(tmp_path):
+    file = tmp_path / "weights"
+    file.write_bytes(b"7")
+    config = running.toy(num_steps=0, init_from=str(file))
+
+    def read_weights(path, like):
+        return jax.tree.map(lambda leaf: np.full(leaf.shape, int(path.read_text()), leaf.dtype), like)
+
+    built = dataclasses.replace(experiment.build(config, {}), read_weights=read_weights)
+    (tmp_path / "run").mkdir()
+    assert loop.fit(built, config, tmp_path / "run").finished
+    state = running.state_on_disk(tmp_path / "run")
+    assert all((array == 7).all() for path, array in state.items() if path.startswith("['params']"))
+    # Who reads no such files takes work directories alone.
+    with pytest.raises(UserError, match="give the work directory of a run"):
+        running.train(config, tmp_path / "other")
 
 
 def test_own_work_directory_comes_before_all_others(straight, tmp_path, monkeypatch):

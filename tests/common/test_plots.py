@@ -21,6 +21,13 @@ def test_lines_have_labels_bands_and_distinct_colours():
     assert tuple(fig.get_size_inches()) == (6.4, 4.0)
 
 
+def test_more_lines_than_colours_are_told_apart_by_their_style():
+    _, ax = plots.figure()
+    plots.lines(ax, [0, 1], {f"layer {i}": [i, i] for i in range(18)}, "step", "norm")
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 18
+    assert len({line.get_linestyle() for line in ax.lines[:7]}) == 1
+
+
 def test_bars_have_names_and_error_bars():
     _, ax = plots.figure(3, 2)
     plots.bars(ax, ["maml", "cxgrad"], [48.0, 51.0], [0.5, float("nan")], "accuracy [%]", title="glyphs")

@@ -83,7 +83,7 @@ def test_runs_from_before_the_fields_were_there(tmp_path):
 
 def test_declared_fields_stay_empty_in_training():
     workdir.check_unset(with_evaluation(), FIELDS)
-    message = r"config.eval_set is 'birds', but must be left empty in training: only --mode=eval reads it"
+    message = r"config.eval_set is 'birds', but must be left empty in training: it is for finished runs"
     with pytest.raises(UserError, match=message):
         workdir.check_unset(with_evaluation(eval_set="birds"), FIELDS)
 

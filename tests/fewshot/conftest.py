@@ -1,7 +1,8 @@
-"""One finished run that several tests look at."""
+"""One finished run that several tests look at, and a compiler in a hurry."""
 
 from typing import Any
 
+import jax
 import pytest
 
 from tests.fewshot import cli
@@ -19,3 +20,11 @@ def finished(tmp_path_factory) -> cli.Run:
             patch.setenv(name, value)
         out, error = cli.run("cxgrad", folder, **FIELDS)
     return cli.Run(folder, FIELDS, out, cli.compiled(error))
+
+
+@pytest.fixture
+def little_optimization():
+    """For programs that take longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from fewshot.adaptation import Task
 
@@ -21,6 +22,15 @@ _PATHS = {
     r"layer_dict\.conv(\d)\.norm_layer\.bias": r"norm\1/shift",
     r"layer_dict\.conv(\d)\.norm_layer\.running_mean": r"norm\1/mean",
     r"layer_dict\.conv(\d)\.norm_layer\.running_var": r"norm\1/variance",
+    r"layer_dict\.layer(\d)\.conv([12])\.conv\.weight": r"block\1/conv\2/kernel",
+    r"layer_dict\.layer(\d)\.conv3\.weight": r"block\1/conv3/kernel",
+    r"layer_dict\.layer(\d)\.shortcut_conv\.weight": r"block\1/shortcut/kernel",
+    r"layer_dict\.layer(\d)\.conv([12])\.norm_layer\.weight": r"block\1/norm\2/scale",
+    r"layer_dict\.layer(\d)\.conv([12])\.norm_layer\.bias": r"block\1/norm\2/shift",
+    r"layer_dict\.layer(\d)\.norm_layer\.weight": r"block\1/norm3/scale",
+    r"layer_dict\.layer(\d)\.norm_layer\.bias": r"block\1/norm3/shift",
+    r"layer_dict\.layer(\d)\.shortcut_norm_layer\.weight": r"block\1/norm_shortcut/scale",
+    r"layer_dict\.layer(\d)\.shortcut_norm_layer\.bias": r"block\1/norm_shortcut/shift",
     r"layer_dict\.linear\.weights": "head/kernel",
     r"layer_dict\.linear\.bias": "head/bias",
     r"0\.weight": "hidden/kernel",
@@ -65,7 +75,7 @@ def layout(ours: str, array: np.ndarray, final_map: tuple[int, int] = (1, 1)) ->
     """An official parameter array as the one at our path `ours` is laid out; leading axes are kept."""
     if array.ndim == 1 or not ours.endswith("kernel"):
         return array
-    if ours.startswith("conv"):
+    if ours.startswith(("conv", "block")):
         return np.moveaxis(array, (-2, -1), (-4, -3)).swapaxes(-1, -2)
     if ours == "head/kernel":
         array = flat_features(array, final_map)
@@ -77,12 +87,9 @@ def group(data: dict[str, np.ndarray], prefix: str, final_map: tuple[int, int] =
     return {ours: layout(ours, data[key], final_map) for ours, key in keys(data, prefix).items()}
 
 
-def nested(flat: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    tree: dict[str, dict[str, np.ndarray]] = {}
-    for ours, array in flat.items():
-        layer, name = ours.split("/")
-        tree.setdefault(layer, {})[name] = array
-    return tree
+def nested(flat: dict[str, np.ndarray]) -> dict:
+    """Nested parameters from {"conv0/kernel": array}."""
+    return unflatten_dict(flat, sep="/")
 
 
 def parameters(data: dict[str, np.ndarray]) -> dict:

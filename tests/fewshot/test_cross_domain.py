@@ -145,7 +145,7 @@ def test_what_can_be_wrong(fields, message, tmp_path, monkeypatch):
 def test_fields_of_the_evaluation_are_refused_in_training(new, finished, tmp_path):
     folder = tmp_path / "run" if new else finished.folder
     _, error = cli.run("cxgrad", folder, code=2, **finished.fields, eval_dataset="digits")
-    message = "config.eval_dataset is 'digits', but must be left empty in training: only --mode=eval reads it"
+    message = "config.eval_dataset is 'digits', but must be left empty in training: it is for finished runs"
     assert error == f"Error: {message}.\n"
     assert not (tmp_path / "run").exists()
 

@@ -16,14 +16,6 @@ from tests.common.toys import running
 from tests.fewshot import cli
 
 
-@pytest.fixture
-def little_optimization():
-    """For programs that take longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def build(name="cxgrad", **fields):
     return experiment.build(cli.config(name, **fields), {})
 
@@ -117,10 +109,10 @@ def test_evaluation_does_not_depend_on_the_batch(little_optimization):
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "data": {"normalize": "dataset", "dtype": "bfloat16", "batch_norm": "support_stats", "ensemble": "probabilities"},
-    "network": {"norm": "layer", "pooling": False, "remat": True, "ways": 2, "shots": 2},
+    "network": {"norm": "layer", "pooling": False, "remat": "on", "ways": 2, "shots": 2},
     "MAML++": {"learned_inner_rates": True, "multi_step_loss_epochs": 1, "per_step_norm": True},
     "first order": {"second_order": False, "context": "off", "adapted": "all_and_norm"},
-    "unrolled": {"scaling": "fixed_one", "inner_loop": "unroll", "task_loop": "map", "remat": True},
+    "unrolled": {"scaling": "fixed_one", "inner_loop": "unroll", "task_loop": "map", "remat": "on"},
     "optimizer": {"optimizer.name": "adamw", "optimizer.clip_norm": 1.0, "optimizer.schedule": "cosine"},
 }
 

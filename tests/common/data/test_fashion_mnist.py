@@ -61,7 +61,7 @@ def test_missing(tmp_path, monkeypatch):
         str(tmp_path / "debian"),
         str(tmp_path / "tfds" / "fashion_mnist"),
         "apt-get install dataset-fashion-mnist",
-        "tfds.builder('fashion_mnist', file_format='array_record').download_and_prepare()",
+        "common.data.prepare --name=fashion_mnist",
         "--config.dataset=glyphs",
     ):
         assert part in str(caught.value)
