@@ -62,9 +62,9 @@ class Calibration(NamedTuple):
     pixel_threshold: float
     fitted_to: str
 
-    def normalised(self, scores: np.ndarray | np.floating, threshold: float) -> np.ndarray:
+    def normalised(self, scores: np.ndarray | np.floating, threshold: float) -> np.ndarray | np.floating:
         """0.5 at the threshold, clipped to 0..1: comparable between images and between runs."""
-        return np.clip((np.asarray(scores) - threshold) / max(self.high - self.low, 1e-12) + 0.5, 0, 1)
+        return np.clip((scores - threshold) / max(self.high - self.low, 1e-12) + 0.5, 0, 1)
 
     def shifted(self, sensitivity: float) -> "Calibration":
         """Thresholds for a sensitivity in 0..1: 0.5 keeps them, 1 lowers them by half the range."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data import anomaly
+from common.data import anomaly, prepare
 from common.data.anomaly import Frame
 from common.errors import UserError
 from tests.common.data.anomaly import trees
@@ -47,9 +47,27 @@ def test_mvtec_ad_by_name(tmp_path):
     data = load(tmp_path, name="mvtec_ad", category="bottle")
     assert data.name == "mvtec_ad/bottle"
     assert data.licence == "CC BY-NC-SA 4.0"
-    refused(r"MVTec AD was not found \(looked for .*screw/train/good\): download it from mvtec.com.*"
+    refused(r"MVTec AD was not found \(looked for .*screw/train/good, .*\): download it from mvtec.com.*"
             "--config.dataset=textures", tmp_path, name="mvtec_ad", category="screw")  # fmt: skip
     refused(r"has no category 'botle' \(did you mean 'bottle'\?\)", tmp_path, name="mvtec_ad", category="botle")
+
+
+def test_prepared_mvtec_ad_is_read_as_its_tree_is(tmp_path, capsys):
+    tree = trees.mvtec_tree(tmp_path / "given" / "bottle").parent
+    prepare.prepare("mvtec_ad", tmp_path / "tfds", str(tree))
+    assert "Careful" not in capsys.readouterr().out
+    one, other = (
+        load(tree, name="mvtec_ad", category="bottle"),
+        load(tmp_path / "tfds", name="mvtec_ad", category="bottle"),
+    )
+    for field in ("name", "defects", "files", "licence"):
+        assert getattr(one, field) == getattr(other, field)
+    for field in ("train", "test", "labels", "masks"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+    assert anomaly.count_training_images("mvtec_ad", "bottle", path=str(tmp_path / "tfds")) == 6
+    refused(
+        "has no split 'cable_train': delete it and prepare all", tmp_path / "tfds", name="mvtec_ad", category="cable"
+    )
 
 
 def test_plain_folders(tmp_path):
