@@ -5,6 +5,7 @@ resized and added up: the same numbers for a fraction of the work (`commuted`). 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,8 @@ def pool_taps(taps: Taps, divide_by_channels: bool = False) -> Taps:
 
     `divide_by_channels`: EfficientNet-B5's taps are then divided by their number of channels.
     """
-    pooled = [nn.avg_pool(tap, (3, 3), (1, 1), ((1, 1), (1, 1)), count_include_pad=True) for tap in taps]
+    border: Any = ((1, 1), (1, 1))
+    pooled = [nn.avg_pool(tap, (3, 3), (1, 1), border, count_include_pad=True) for tap in taps]
     return tuple(tap / tap.shape[-1] if divide_by_channels else tap for tap in pooled)
 
 

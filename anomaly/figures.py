@@ -25,7 +25,7 @@ def heat_map(
     The range is that of the run, not of the image: otherwise every good image would light up somewhere.
     """
     value = calibration.normalised(amap, calibration.pixel_threshold)
-    colours = mpl.colormaps["jet"](value)[..., :3] * 255
+    colours = np.asarray(mpl.colormaps["jet"](value))[..., :3] * 255
     mixed = np.rint((1 - share) * image + share * colours).astype(np.uint8)
     above = amap >= calibration.pixel_threshold
     mixed[above & ~ndimage.binary_erosion(above, border_value=1)] = _CONTOUR

@@ -3,6 +3,8 @@
 Its size does not depend on the number of training images.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -37,7 +39,8 @@ def compress_bank(
     """
     if gamma_c == 1:
         return rows
-    clusters = KMeans(len(rows) // gamma_c, n_init=restarts, max_iter=KMEANS_ITERATIONS, random_state=seed)
+    starts: Any = restarts
+    clusters = KMeans(len(rows) // gamma_c, n_init=starts, max_iter=KMEANS_ITERATIONS, random_state=seed)
     return clusters.fit(rows).cluster_centers_.astype(rows.dtype)
 
 

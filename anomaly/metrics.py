@@ -5,12 +5,13 @@ bend only at the scores of anomalous pixels, which are few: so full-resolution t
 et al. (MVTec AD) for AUPRO; Hanley and McNeil for AUROC as a rank statistic.
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
+Side = Literal["left", "right"]
 Masks = Bool[np.ndarray, "n H W"] | UInt8[np.ndarray, "n H W"]
 
 
@@ -21,15 +22,15 @@ class Ranking(NamedTuple):
     anomalous: Float[np.ndarray, " anomalous"]
     weights: Float[np.ndarray, " anomalous"]  # in the mean over regions; they add up to 1
 
-    def normal_from(self, thresholds: np.ndarray, side: str = "left") -> np.ndarray:
+    def normal_from(self, thresholds: np.ndarray, side: Side = "left") -> np.ndarray:
         """How many normal scores are at least (side "right": above) each threshold."""
         return len(self.normal) - np.searchsorted(self.normal, thresholds, side)
 
-    def anomalous_from(self, thresholds: np.ndarray, side: str = "left") -> np.ndarray:
+    def anomalous_from(self, thresholds: np.ndarray, side: Side = "left") -> np.ndarray:
         """How many anomalous scores are at least (side "right": above) each threshold."""
         return len(self.anomalous) - np.searchsorted(self.anomalous, thresholds, side)
 
-    def weight_from(self, thresholds: np.ndarray, side: str = "left") -> np.ndarray:
+    def weight_from(self, thresholds: np.ndarray, side: Side = "left") -> np.ndarray:
         """PRO: mean over the regions of the share that is at least (above) each threshold."""
         from_end = np.concatenate([np.cumsum(self.weights[::-1])[::-1], [0.0]])
         return from_end[np.searchsorted(self.anomalous, thresholds, side)]
@@ -60,10 +61,15 @@ def connected_regions(masks: Masks) -> tuple[Int[np.ndarray, "n H W"], int]:
     labelled, count = np.zeros(masks.shape, np.int32), 0
     for index, mask in enumerate(masks):
         if mask.any():
-            found, number = ndimage.label(mask, np.ones((3, 3)))
+            found, number = _label(mask)
             labelled[index] = np.where(found > 0, found + count, 0)
             count += number
     return labelled, count
+
+
+def _label(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    result: Any = ndimage.label(mask, np.ones((3, 3)))
+    return result
 
 
 def is_defined(ranking: Ranking) -> bool:
@@ -117,8 +123,9 @@ def pro_curve(ranking: Ranking) -> ProCurve:
     FPR counts pixels outside of all regions over all images; between the corners the curve is straight.
     """
     thresholds = np.unique(ranking.anomalous)[::-1]
-    normal = [ranking.normal_from(thresholds, side) / max(len(ranking.normal), 1) for side in ("right", "left")]
-    weight = [ranking.weight_from(thresholds, side) for side in ("right", "left")]
+    sides: tuple[Side, Side] = ("right", "left")
+    normal = [ranking.normal_from(thresholds, side) / max(len(ranking.normal), 1) for side in sides]
+    weight = [ranking.weight_from(thresholds, side) for side in sides]
     fpr, pro = (np.stack(pair, axis=1).ravel() for pair in (normal, weight))
     return ProCurve(np.concatenate([[0.0], fpr, [1.0]]), np.concatenate([[0.0], pro, [1.0]]))
 

@@ -27,7 +27,7 @@ def check_config(config: ConfigDict) -> None:
     check_positive(config, "batch_size", "eval_batch_size", "gamma_c", "gamma_d", "neighbours", "repelled", "nu")
     check_positive(config, "kmeans_restarts", "initial_radius")
     for field in ("num_epochs", "eval_every_epochs", "resize", "cache_mib", "distance_chunk"):
-        check(config, field, config[field] >= 0, "must not be negative")
+        check(config, field, getattr(config, field) >= 0, "must not be negative")
     check(config, "alpha", math.isfinite(config.alpha), "must be a number")
     check(config, "ema_coefficient", 0 <= config.ema_coefficient <= 1, "must lie in 0..1")
     check(config, "threshold_quantile", 0 < config.threshold_quantile <= 1, "must lie above 0 and be at most 1")
@@ -54,7 +54,7 @@ def make_frame(config: ConfigDict) -> datasets.Frame:
 
 def source_options(config: ConfigDict) -> dict[str, Any]:
     """What only one data set has."""
-    return config[config.dataset].to_dict() if config.dataset in config else {}
+    return getattr(config, config.dataset).to_dict() if config.dataset in config else {}
 
 
 def load_data(config: ConfigDict) -> datasets.AnomalyData:

@@ -69,7 +69,7 @@ def gather(recipe: Recipe, backbone: Any, source: Any, indices: Int[Array, " B"]
 
 def describe(recipe: Recipe, params: Any, pooled: Taps) -> Float[Array, "B N D"]:
     """Descriptors of all patches, positions in row-major order."""
-    phi = recipe.network.apply({"params": params["descriptor"]}, pooled)
+    phi: Any = recipe.network.apply({"params": params["descriptor"]}, pooled)
     return phi.reshape(phi.shape[0], -1, phi.shape[-1])
 
 
@@ -104,7 +104,7 @@ def train_step(
     pooled = gather(recipe, state.model_state["backbone"], data["train"], batch, key)
 
     def loss(params):
-        nearest = hypersphere.nearest_sq_distances(
+        nearest: Any = hypersphere.nearest_sq_distances(
             describe(recipe, params, pooled),
             state.model_state["bank"],
             recipe.neighbours + recipe.repelled,
@@ -138,7 +138,9 @@ class Scores(NamedTuple):
 
 def score_pooled(recipe: Recipe, params: Any, bank: Float[Array, "M D"], pooled: Taps) -> Scores:
     """Soft-min scores of all patches, enlarged and smoothed."""
-    nearest = hypersphere.nearest_sq_distances(describe(recipe, params, pooled), bank, recipe.neighbours, recipe.chunk)
+    nearest: Any = hypersphere.nearest_sq_distances(
+        describe(recipe, params, pooled), bank, recipe.neighbours, recipe.chunk
+    )
     patches = scoring.softmin_score(nearest).reshape(-1, *recipe.tap_shapes[0][:2])
     maps = scoring.anomaly_maps(patches, *recipe.size)
     return Scores(maps, scoring.image_scores(maps))

@@ -103,11 +103,11 @@ def scale_by_torch_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTr
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AmsgradState(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
 
-    def update(gradients: Any, state: AmsgradState, params: Any = None) -> tuple[Any, AmsgradState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AmsgradState]:
         del params
         count = state.count + 1
-        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradients)
-        square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.square, gradients)
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, updates)
+        square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.square, updates)
         largest = jax.tree.map(jnp.maximum, state.largest_square, square)
 
         def scaled(m: Array, v: Array) -> Array:
