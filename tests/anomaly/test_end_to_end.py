@@ -189,4 +189,4 @@ def test_all_categories_in_one_run(tmp_path):
         assert float(row["image_auroc"]) == results[row["category"]]["image_auroc"]
     mean = np.mean([result["aupro"] for result in results.values()])
     np.testing.assert_allclose(float(rows[3]["aupro"]), mean)
-    assert (folder / "table.md").read_text().count("\n| ") == 5
+    assert (folder / "table.md").read_text().count("\n| ") == 4
