@@ -164,6 +164,26 @@ def test_golden_end_to_end(tmp_path):
     assert metrics.connected_regions(masks)[1] > 0
 
 
+def test_cached_taps_and_small_chunks_give_the_step_of_images():
+    config = cfa.get_config("smoke")
+    backbone = setup.make_backbone(config)
+    variables = load_variables(backbone, "random")
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    recipe = setup.make_recipe(config, backbone, cached=False)
+    taps = setup.cache_taps(recipe, variables, images, batch_size=2)
+    state = jax.jit(functools.partial(train.init, recipe))({"backbone": variables}, jax.random.key(0))
+    bank = jax.random.normal(jax.random.key(1), (recipe.bank_rows, recipe.network.width))
+    state = state.replace(model_state=state.model_state | {"bank": bank})
+    found = []
+    for changes, source in (({}, images), ({"cached": True, "chunk": 7}, taps)):
+        new, sums = step_of(recipe._replace(**changes))(state, {"train": source}, jnp.array([3, 1]), jax.random.key(0))
+        found.append((sums["loss"][0], new.params))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), found[0][1], found[1][1])
+    assert setup.taps_fit(recipe, 10, 1.0)
+    assert not setup.taps_fit(recipe, 100, 1.0)
+
+
 # --- order of images --------------------------------------------------------------------------------------------------
 
 
