@@ -176,6 +176,7 @@ def test_killed_run_resumes_bit_for_bit(fields, tmp_path):
     running.assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_all_categories_in_one_run(tmp_path):
     """A table over categories, which a stopped run takes up again where it was."""
     fields = {"num_epochs": 1, "textures.train_images": 8}
