@@ -37,6 +37,7 @@ lock: data  # the exact versions of this environment, without any address
 speed: install
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[bench]'
 	$(RUN) benchmarks.fewshot_speed --out=results/fewshot_speed.json
+	$(RUN) benchmarks.anomaly_speed --out=results/anomaly_speed.json
 
 claims: install
 	$(RUN) benchmarks.claims

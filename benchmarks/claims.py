@@ -47,10 +47,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Family:
-    """A method, its baseline (the first cell) and its ablations."""
+    """A method, its baseline (the first cell) and its ablations; or cells that are not compared with one another."""
 
     setting: str
     cells: Sequence[Cell]
+    compared: bool = True
 
 
 _ACCURACY = ("test_ensemble_accuracy", "test_best_single_accuracy")
@@ -58,6 +59,15 @@ _ACCURACY = ("test_ensemble_accuracy", "test_best_single_accuracy")
 
 def _fewshot(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "fewshot.main", f"fewshot/configs/{config}.py", overrides, _ACCURACY)
+
+
+_LOCALISATION = tuple(
+    f"{before}{metric}" for metric in ("image_auroc", "pixel_auroc", "aupro") for before in ("", "untrained_")
+)
+
+
+def _anomaly(name: str, variant: str, **overrides: str) -> Cell:
+    return Cell(name, "anomaly.main", "anomaly/configs/cfa.py", {"category": variant, **overrides}, _LOCALISATION)
 
 
 # One TAPL step takes about eight times MAML's, so its family has a smaller budget, the same for all its cells.
@@ -89,6 +99,14 @@ FAMILIES = {
             _fewshot("CxGrad, context off", "cxgrad", context="off"),
             _fewshot("CxGrad, gamma fixed to 1", "cxgrad", scaling="fixed_one"),
         ),
+    ),
+    "anomaly": Family(
+        "CFA on embedded textures with made-up defects, untrained descriptor and after 15 epochs",
+        (
+            *(_anomaly(f"CFA, {texture}", texture) for texture in ("brick", "gravel", "grass")),
+            _anomaly("CFA, grass, nearest-EMA bank", "grass", bank="nearest_ema"),
+        ),
+        compared=False,
     ),
     "tapl": Family(
         "5-way 1-shot on embedded glyphs (easy), scripts unseen in training; 200 steps of 2 tasks, 5 queries a class, "
@@ -149,7 +167,7 @@ def _run_family(name: str, family: Family) -> list[dict]:
             values = [run["results"][metric] for run in runs]
             mean, half = mean_ci95(values)
             row[metric] = {"values": values, "mean": mean, "ci95": half}
-            if rows:
+            if rows and family.compared:
                 difference, half = paired_difference_ci95(values, rows[0][metric]["values"])
                 row[metric] |= {"difference": difference, "difference_ci95": half}
         rows.append(row)
@@ -184,17 +202,19 @@ def markdown(results: Mapping[str, dict]) -> str:
         lines += [f"**{name}**: {family['setting']}; {seeds} seeds; {family['machine']}.", ""]
         metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
         titles = [metric.removeprefix("test_").replace("_", " ") for metric in metrics]
-        lines += ["| method | " + " | ".join(f"{title} (95 % CI over seeds) | to baseline" for title in titles)
-                  + " | minutes | command |", "|---" * (2 * len(metrics) + 3) + "|"]  # fmt: skip
+        compared = any("difference" in row[metric] for row in rows for metric in metrics)
+        head = [f"{title} (95 % CI over seeds){' | to baseline' if compared else ''}" for title in titles]
+        lines += ["| method | " + " | ".join(head) + " | minutes | command |",
+                  "|---" * ((1 + compared) * len(metrics) + 3) + "|"]  # fmt: skip
         for row in rows:
             cells = []
             for metric in metrics:
                 value = row[metric]
                 cells.append(f"{100 * value['mean']:.1f} ± {100 * value['ci95']:.1f} %")
-                has = "difference" in value
-                cells.append(
-                    f"{100 * value['difference']:+.1f} ± {100 * value['difference_ci95']:.1f}" if has else "baseline"
-                )
+                if "difference" in value:
+                    cells.append(f"{100 * value['difference']:+.1f} ± {100 * value['difference_ci95']:.1f}")
+                elif compared:
+                    cells.append("baseline")
             minutes = sum(row["minutes"]) / len(row["minutes"])
             lines.append(f"| {row['name']} | {' | '.join(cells)} | {minutes:.1f} | `{row['command']}` |")
         lines.append("")

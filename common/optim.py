@@ -4,14 +4,17 @@ No field has a default here: what an optimiser or a schedule uses must stand in 
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
 from common.errors import UserError, did_you_mean
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
+OPTIMIZERS = ("adam", "adamw", "adamw_amsgrad", "sgd")
 SCHEDULES = ("constant", "cosine", "warmup_cosine", "step")
 
 
@@ -52,6 +55,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
       config: `name`, `clip_norm` (0 = none), `weight_decay` (0 = none), the fields of `make_schedule`, and
         adam: `b1`, `b2`, `eps` (outside the square root, as in PyTorch); weight decay is added to the gradient (L2).
         adamw: the same, with weight decay applied to the parameters, times the learning rate (decoupled).
+        adamw_amsgrad: as adamw, on PyTorch's AMSGrad.
         sgd: `momentum` (0 = none), `nesterov`; weight decay is added to the gradient (L2), as in PyTorch.
 
     Raises:
@@ -67,7 +71,8 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             raise UserError("the optimizer's nesterov is True, but needs a momentum above 0.")
         parts = [*decay, optax.trace(momentum, nesterov)] if momentum else decay
     else:
-        adam = optax.scale_by_adam(
+        scale = scale_by_torch_amsgrad if name == "adamw_amsgrad" else optax.scale_by_adam
+        adam = scale(
             b1=_number(config, "b1", least=0.0, below=1.0),
             b2=_number(config, "b2", least=0.0, below=1.0),
             eps=_number(config, "eps", least=0.0),
@@ -75,6 +80,43 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         parts = [*decay, adam] if name == "adam" else [adam, *decay]
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     return optax.chain(*clip, *parts, optax.scale_by_learning_rate(make_schedule(config)))
+
+
+class AmsgradState(NamedTuple):
+    """Moments as PyTorch keeps them: neither is bias-corrected."""
+
+    count: Int[Array, ""]
+    mean: Any
+    square: Any
+    largest_square: Any
+
+
+def scale_by_torch_amsgrad(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """AMSGrad as PyTorch computes it: the maximum is taken over *uncorrected* second moments.
+
+        m, v = Adam's moments;  v_max = max(v_max, v);  update = (m / (1 - b1^t)) / (√v_max / √(1 - b2^t) + eps)
+
+    `optax.scale_by_amsgrad` takes the maximum of the corrected moments: other steps.
+    """
+
+    def init(params: Any) -> AmsgradState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AmsgradState(jnp.zeros((), jnp.int32), zeros, zeros, zeros)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, AmsgradState]:
+        del params
+        count = state.count + 1
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, updates)
+        square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.square, updates)
+        largest = jax.tree.map(jnp.maximum, state.largest_square, square)
+
+        def scaled(m: Array, v: Array) -> Array:
+            t = count.astype(m.dtype)
+            return (m / (1 - b1**t)) / (jnp.sqrt(v) / jnp.sqrt(1 - b2**t) + eps)
+
+        return jax.tree.map(scaled, mean, largest), AmsgradState(count, mean, square, largest)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _step_schedule(config: ConfigDict, rate: float) -> optax.Schedule:

@@ -1,6 +1,6 @@
 """Runs of one or several phases; a finished phase is never run again."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str
 
 def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
     outcomes: dict[str, loop.Outcome] = {}
-    finished: dict[str, TrainState] = {}
+    finished = _Finished(folder)
     for phase in phases:
         own, place = phase_config(config, phase), folder / phase.name
         if not workdir.is_done(place):
@@ -60,11 +60,31 @@ def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> di
             outcomes[phase.name] = loop.fit(phase.build(own, finished), own, place)
             if not outcomes[phase.name].finished:
                 return outcomes
-        if phase is not phases[-1]:
-            finished[phase.name] = read_state(place)
+        finished.names.append(phase.name)
     if phases[-1].name and parallel.is_main():
         workdir.mark_done(folder)
     return outcomes
+
+
+class _Finished(Mapping[str, TrainState]):
+    """States of the phases that have ended, read from disk when they are first asked for."""
+
+    def __init__(self, folder: Path, names: Sequence[str] = ()):
+        self.folder, self.names = folder, list(names)
+        self._states: dict[str, TrainState] = {}
+
+    def __getitem__(self, name: str) -> TrainState:
+        if name not in self.names:
+            raise KeyError(name)
+        if name not in self._states:
+            self._states[name] = read_state(self.folder / name)
+        return self._states[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def evaluate(
@@ -72,7 +92,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
     workdir.check_config(folder, config, evaluation_fields)
-    finished = {phase.name: read_state(folder / phase.name) for phase in phases[:-1]}
+    finished = _Finished(folder, [phase.name for phase in phases[:-1]])
     own, place = phase_config(config, phases[-1]), folder / phases[-1].name
     experiment = phases[-1].build(own, finished)
     data = parallel.place_data(experiment.data)

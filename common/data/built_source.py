@@ -29,7 +29,7 @@ class Entry:
     builder: str  # "module:class" in common.data.builders
     licence: str
     source: str
-    classes: dict[str, int]  # as published, by split
+    classes: dict[str, int]  # as published, by split; {}: splits that share their classes
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std, where published ones are used
 
 
@@ -59,6 +59,12 @@ ENTRIES = {
         "CIFAR-100 (Krizhevsky 2009), split of Bertinetto et al. 2019",
         {"train": 64, "validation": 16, "test": 20},
         ((0.5071, 0.4847, 0.4408), (0.2675, 0.2565, 0.2761)),
+    ),
+    "mvtec_ad": Entry(  # read by common.data.anomaly
+        "mvtec_ad:MvtecAd",
+        "CC BY-NC-SA 4.0",
+        "MVTec AD (Bergmann et al. 2019)",
+        {},
     ),
 }
 

@@ -107,7 +107,7 @@ def test_missing_field_is_named(missing):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "adm"}, r"name is 'adm', but must be one of adam, adamw, sgd \(did you mean 'adam'\?\)"),
+        ({"name": "adm"}, r"'adm', but must be one of adam, adamw, adamw_amsgrad, sgd \(did you mean 'adam'\?\)"),
         ({"schedule": "cos"}, "must be one of constant, cosine, warmup_cosine, step"),
         ({"schedule": "cosine"}, "total_steps is missing: adam cosine needs this field"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, but must be a number above 0"),

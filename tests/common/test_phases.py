@@ -109,6 +109,18 @@ def test_finished_phase_without_or_with_damaged_checkpoint(copy):
     assert np.isfinite(running.state_on_disk(copy / "teacher")["['params']['head']['bias']"]).all()
 
 
+def test_states_are_read_when_they_are_asked_for(finished, monkeypatch):
+    read = []
+    original = phases.read_state
+    monkeypatch.setattr(phases, "read_state", lambda folder: read.append(folder.name) or original(folder))
+    states = phases._Finished(finished, ["teacher", "student"])
+    assert (sorted(states), len(states), read) == (["student", "teacher"], 2, [])
+    assert states["teacher"] is states["teacher"]
+    assert read == ["teacher"]
+    with pytest.raises(KeyError):
+        states["other"]
+
+
 def test_overrides_belong_to_their_phase():
     phase = Phase("a", experiment.build, {"num_steps": 2, "width": 3})
     own = phases.phase_config(CONFIG, phase)

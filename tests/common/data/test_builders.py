@@ -14,9 +14,13 @@ with warnings.catch_warnings():
     import tensorflow_datasets as tfds
 
 from common.data import prepare
+from tests.common.data.anomaly.trees import mvtec_tree
 from tests.common.data.dummy_sets import TREES
 
 pytestmark = pytest.mark.filterwarnings("default")
+
+
+OTHERS = {"mvtec_ad": {"published": lambda root: mvtec_tree(root / "bottle")}}  # of other tasks than few-shot
 
 
 class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
@@ -29,7 +33,7 @@ class _BuilderTest(tfds.testing.DatasetBuilderTestCase):
     @classmethod
     def setUpClass(cls):
         folder = cls.enterClassContext(tempfile.TemporaryDirectory())
-        TREES[cls.name][cls.tree](Path(folder))
+        (TREES | OTHERS)[cls.name][cls.tree](Path(folder))
         cls.EXAMPLE_DIR = folder
         super().setUpClass()
 
@@ -44,6 +48,9 @@ for name, trees in TREES.items():
         counts = {"train": 16 if tree == "published" else 12, "validation": 8, "test": 8}
         fields = {"name": name, "tree": tree, "DATASET_CLASS": prepare.load_builder(name), "SPLITS": counts}
         globals()[f"Test{title}"] = type(f"Test{title}", (_BuilderTest,), fields)
+counts = {"bottle_train": 6, "bottle_test": 6, "bottle_ground_truth": 4}
+fields = {"name": "mvtec_ad", "tree": "published", "DATASET_CLASS": prepare.load_builder("mvtec_ad"), "SPLITS": counts}
+TestMvtecAd = type("TestMvtecAd", (_BuilderTest,), fields)
 del _BuilderTest  # which has no data set
 
 

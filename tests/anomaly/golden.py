@@ -1,0 +1,37 @@
+"""The golden files of the official implementation, and the arrays that both sides make from a formula."""
+
+import zlib
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+FOLDER = Path(__file__).parents[1] / "golden" / "anomaly"
+
+
+def load(name):
+    """All arrays of a file."""
+    with np.load(FOLDER / f"{name}.npz") as stored:
+        return {key: stored[key] for key in stored.files}
+
+
+def case(arrays, name):
+    """The arrays of one case, by their names inside it."""
+    return {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
+
+
+def formula(prefix, name, shape):
+    """Standard normal numbers that depend on the two names alone."""
+    return np.random.default_rng(zlib.crc32(f"{prefix}/{name}".encode())).standard_normal(shape)
+
+
+def descriptor_params(prefix, width, fan_in):
+    """Kernel and bias of the descriptor as the golden files have them; the kernel's layout is ours, [in, out]."""
+    weight = (formula(prefix, "layer.conv.weight", (width, fan_in, 1, 1)) * np.sqrt(2 / fan_in)).astype(np.float32)
+    bias = (0.1 * formula(prefix, "layer.conv.bias", (width,))).astype(np.float32)
+    return {"kernel": jnp.asarray((weight * np.float32(0.5))[:, :, 0, 0].T), "bias": jnp.asarray(bias)}
+
+
+def nhwc(array):
+    """[..., C, H, W] to [..., H, W, C]."""
+    return np.moveaxis(array, -3, -1)
