@@ -35,7 +35,7 @@ def shift_of(patch: int, ratio: float = 0.5) -> int:
 
 def shifted_views(
     images: Float[Array, "B H W C"], shift: int, directions: str = "diagonal4"
-) -> Float[Array, "B H W views*C"]:
+) -> Float[Array, "B H W V"]:
     """The image and its shifted copies side by side in the channels (channel = view * C + c), zeros moving in.
 
     A view that looks up-left shows at (i, j) what was at (i - shift, j - shift).

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 OTHER_REGION = -100.0  # added to logits between tokens that only the cyclic shift has brought together
 
 
-def partition(grid: Float[Array, "B H W C"], window: int) -> Float[Array, "B*n w*w C"]:
+def partition(grid: Float[Array, "B H W C"], window: int) -> Float[Array, "n T C"]:
     """Windows of an image one after the other, row by row. Raises ValueError where they do not tile the grid."""
     batch, height, width, channels = grid.shape
     if height % window or width % window:
@@ -16,13 +16,13 @@ def partition(grid: Float[Array, "B H W C"], window: int) -> Float[Array, "B*n w
     return split.transpose(0, 1, 3, 2, 4, 5).reshape(-1, window * window, channels)
 
 
-def merge(windows: Float[Array, "B*n w*w C"], height: int, width: int, window: int) -> Float[Array, "B H W C"]:
+def merge(windows: Float[Array, "n T C"], height: int, width: int, window: int) -> Float[Array, "B H W C"]:
     """The inverse of `partition`."""
     split = windows.reshape(-1, height // window, width // window, window, window, windows.shape[-1])
     return split.transpose(0, 1, 3, 2, 4, 5).reshape(-1, height, width, windows.shape[-1])
 
 
-def shift_mask(height: int, width: int, window: int, shift: int) -> Float[np.ndarray, "n w*w w*w"]:
+def shift_mask(height: int, width: int, window: int, shift: int) -> Float[np.ndarray, "n T T"]:
     """For each window of the grid rolled by -shift: 0 within a region, -100 between regions."""
 
     def bands(side: int) -> Int[np.ndarray, " side"]:
@@ -34,7 +34,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Float[np.nda
     return np.where(split[:, :, None] == split[:, None, :], 0.0, OTHER_REGION)
 
 
-def relative_position_index(window: int) -> Int[np.ndarray, "w*w w*w"]:
+def relative_position_index(window: int) -> Int[np.ndarray, "T T"]:
     """Row of the bias table for (query, key): (dy + w - 1)(2w - 1) + dx + w - 1, with dy, dx = query - key."""
     place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), axis=-1).reshape(-1, 2)
     difference = place[:, None] - place[None] + window - 1

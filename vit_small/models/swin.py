@@ -45,7 +45,7 @@ class SwinBlock(nn.Module):
         x = residual(x, out, layer, 1)
         return x, {**taps, "attention": probabilities} if self.design.taps else {}
 
-    def _attend(self, u: Float[Array, "B N D"]) -> tuple[Float[Array, "B N D"], Float[Array, "B*n h w*w w*w"]]:
+    def _attend(self, u: Float[Array, "B N D"]) -> tuple[Float[Array, "B N D"], Float[Array, "n h T T"]]:
         batch, _, width = u.shape
         u = u.reshape(batch, *self.grid, width)
         if self.shift:
@@ -60,7 +60,7 @@ class SwinBlock(nn.Module):
             out = jnp.roll(out, (self.shift, self.shift), (1, 2))
         return out.reshape(batch, -1, width), probabilities
 
-    def _bias(self, batch: int) -> Float[Array, "b h w*w w*w"]:
+    def _bias(self, batch: int) -> Float[Array, "b h T T"]:
         """Relative positions, and the shift's mask for every window of every image."""
         rows = (2 * self.window - 1) ** 2
         table = self.param("relative_bias", normal(SMALL), (rows, self.heads))
