@@ -1,0 +1,1 @@
+"""The training recipe's augmentation, on the device and inside the compiled step."""
