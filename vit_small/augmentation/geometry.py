@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Int32, UInt8
+from jaxtyping import Array, Bool, Int, Int32
 
 from vit_small.augmentation.policies import INDEX, LEVELS, MAGNITUDES
 
@@ -28,28 +28,30 @@ class Source(NamedTuple):
 
 
 def warp(
-    images: UInt8[Array, "B h w c"], operation: Int[Array, " B"], level: Int[Array, " B"], sign: Int[Array, " B"]
-) -> Int[Array, "B h w c"]:
+    planes: Int[Array, "c B h w"], operation: Int[Array, " B"], level: Int[Array, " B"], sign: Int[Array, " B"]
+) -> Int[Array, "c B h w"]:
     """The images sheared, translated or rotated, grey where that reads outside; other operations change nothing.
 
     Args:
-      images: grey or RGB.
+      planes: grey or RGB.
       operation: index into `policies.OPERATIONS`.
       level: 0..9.
       sign: 1 or -1, the direction; a positive one reads to the right or below, and rotates counter-clockwise.
     """
-    height, width, channels = images.shape[1:]
+    channels, batch, height, width = planes.shape
     source = _sources(height, width, operation, level, sign)
-    # Indexing is what costs: one integer that holds a pixel's channels is read instead of three.
-    packed = _pack(images).reshape(images.shape[0], height * width)
+    # Reading is what costs: one integer that holds a pixel's channels is read instead of three.
+    shifts = 8 * jnp.arange(channels)[:, None, None, None]
+    packed = jnp.sum(planes << shifts, axis=0).reshape(batch, height * width)
     along_rows = (operation == INDEX["shearX"])[:, None, None]
     taps = []
     for step in (-1, 0, 1, 2):
         rows = jnp.clip(source.rows + jnp.where(along_rows, 0, step), 0, height - 1)
         columns = jnp.clip(source.columns + jnp.where(along_rows, step, 0), 0, width - 1)
         places = (rows * width + columns).reshape(packed.shape)
-        taps.append(_unpack(jnp.take_along_axis(packed, places, axis=1), channels).reshape(images.shape))
-    return jnp.where(source.inside[..., None], _cubic(*taps, source.sixtieths[..., None]), FILL)
+        taken = jnp.take_along_axis(packed, places, axis=1, mode="promise_in_bounds")
+        taps.append((taken.reshape(1, batch, height, width) >> shifts) & 255)
+    return jnp.where(source.inside[None], _cubic(*taps, source.sixtieths[None]), FILL)
 
 
 def _sources(
@@ -117,24 +119,15 @@ def _rotation_table(height: int, width: int) -> Int32[np.ndarray, "2 levels 6"]:
 
 
 def _cubic(
-    before: Int[Array, "*shape"],
-    here: Int[Array, "*shape"],
-    after: Int[Array, "*shape"],
-    beyond: Int[Array, "*shape"],
-    sixtieths: Int[Array, "*other"],
-) -> Int[Array, "*shape"]:
+    before: Int[Array, "c B h w"],
+    here: Int[Array, "c B h w"],
+    after: Int[Array, "c B h w"],
+    beyond: Int[Array, "c B h w"],
+    sixtieths: Int[Array, "1 B h w"],
+) -> Int[Array, "c B h w"]:
     """Pillow's cubic (a = -1) through four grey levels, cut to 0..255 and rounded down."""
     linear = after - before
     square = 2 * (before - here) + after - beyond
     cube = -before + here - after + beyond
     parts = sixtieths * (60 * 60 * linear + sixtieths * (60 * square + sixtieths * cube))
     return jnp.clip(60**3 * here + parts, 0, 255 * 60**3) // 60**3
-
-
-def _pack(images: UInt8[Array, "B h w c"]) -> Int[Array, "B h w"]:
-    channels = [images[..., channel].astype(jnp.int32) << (8 * channel) for channel in range(images.shape[-1])]
-    return sum(channels[1:], channels[0])
-
-
-def _unpack(packed: Int[Array, "B n"], channels: int) -> Int[Array, "B n c"]:
-    return jnp.stack([(packed >> (8 * channel)) & 255 for channel in range(channels)], axis=-1)
