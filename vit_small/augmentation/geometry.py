@@ -9,6 +9,7 @@ and the result is the same on every backend.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Int32
@@ -44,14 +45,16 @@ def warp(
     shifts = 8 * jnp.arange(channels)[:, None, None, None]
     packed = jnp.sum(planes << shifts, axis=0).reshape(batch, height * width)
     along_rows = (operation == INDEX["shearX"])[:, None, None]
-    taps = []
-    for step in (-1, 0, 1, 2):
+
+    def tap(step: Int[Array, ""]) -> Int[Array, "B h w"]:
         rows = jnp.clip(source.rows + jnp.where(along_rows, 0, step), 0, height - 1)
         columns = jnp.clip(source.columns + jnp.where(along_rows, step, 0), 0, width - 1)
         places = (rows * width + columns).reshape(packed.shape)
-        taken = jnp.take_along_axis(packed, places, axis=1, mode="promise_in_bounds")
-        taps.append((taken.reshape(1, batch, height, width) >> shifts) & 255)
-    return jnp.where(source.inside[None], _cubic(*taps, source.sixtieths[None]), FILL)
+        return jnp.take_along_axis(packed, places, axis=1, mode="promise_in_bounds").reshape(batch, height, width)
+
+    # A loop, so that the arithmetic is not fused with the reading: XLA makes no vector code of what reads by index.
+    before, here, after, beyond = ((taps[None] >> shifts) & 255 for taps in jax.lax.map(tap, jnp.arange(-1, 3)))
+    return jnp.where(source.inside[None], _cubic(before, here, after, beyond, source.sixtieths[None]), FILL)
 
 
 def _sources(

@@ -96,8 +96,12 @@ def _equalize(planes: Int[Array, "c B h w"], histogram: Int[Array, "c B 256"]) -
     channels, batch = planes.shape[:2]
     up_to = jnp.cumsum(histogram, axis=-1)
     levels = planes.reshape(channels, batch, -1)
-    # Read as one flat table a channel and image: a table of results would be computed anew for each pixel that reads.
-    below = jnp.take_along_axis(up_to - histogram, levels, axis=-1, mode="promise_in_bounds").reshape(planes.shape)
+
+    def read(of_channel: tuple[Int[Array, "B 256"], Int[Array, "B hw"]]) -> Int[Array, "B hw"]:
+        return jnp.take_along_axis(*of_channel, axis=-1, mode="promise_in_bounds")
+
+    # A loop, so that the arithmetic is not fused with the reading: XLA makes no vector code of what reads by index.
+    below = jax.lax.map(read, (up_to - histogram, levels)).reshape(planes.shape)
     highest = _lowest_and_highest(histogram)[1][..., 0]
     pixels = planes.shape[2] * planes.shape[3]
     of_highest = jnp.take_along_axis(histogram, highest, axis=-1, mode="promise_in_bounds")
