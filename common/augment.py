@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped, UInt8
 
 
-def image_keys(key: PRNGKeyArray, batch_size: int) -> PRNGKeyArray:
+def image_keys(key: PRNGKeyArray, batch_size: int) -> Key[Array, " B"]:
     """A key [B] for each image of a batch; image i has the same key in a batch of any size."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch_size))
 
@@ -22,7 +22,11 @@ def flip_horizontal(images: Shaped[Array, "B h w c"], flipped: Bool[Array, " B"]
 
 
 def padded_crop(
-    images: Shaped[Array, "B h w c"], top: Int[Array, " B"], left: Int[Array, " B"], padding: int, mode: str = "constant"
+    images: Shaped[Array, "B h w c"],
+    top: Int[Array, " B"],
+    left: Int[Array, " B"],
+    padding: int,
+    mode: str = "constant",
 ) -> Shaped[Array, "B h w c"]:
     """Crops of the images' own size out of the images padded by `padding` pixels on each side.
 
@@ -51,7 +55,12 @@ def normalize(images: UInt8[Array, "B h w c"], mean: Sequence[float], std: Seque
 
 
 def inside_boxes(
-    height: int, width: int, top: Int[Array, " B"], bottom: Int[Array, " B"], left: Int[Array, " B"], right: Int[Array, " B"]
+    height: int,
+    width: int,
+    top: Int[Array, " B"],
+    bottom: Int[Array, " B"],
+    left: Int[Array, " B"],
+    right: Int[Array, " B"],
 ) -> Bool[Array, "B h w"]:
     """Whether each pixel lies in its image's box: rows top..bottom - 1, columns left..right - 1."""
     rows, columns = jnp.arange(height)[None], jnp.arange(width)[None]

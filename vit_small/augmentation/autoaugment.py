@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, UInt8
 
 from vit_small.augmentation.operations import apply_operations
 from vit_small.augmentation.policies import INDEX, policy_table
@@ -18,7 +18,7 @@ class Choice(NamedTuple):
     sign: Int[Array, "B 2"]
 
 
-def draw_choice(keys: PRNGKeyArray, policy: str, random_rotation_sign: bool) -> Choice:
+def draw_choice(keys: Key[Array, " B"], policy: str, random_rotation_sign: bool) -> Choice:
     """What a policy of `policies.POLICIES` does to each image; an operation that its coin refuses is "identity".
 
     Args:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from common.augment import inside_boxes
 
@@ -31,7 +31,7 @@ def rectangle_size(
 
 
 def draw_rectangles(
-    keys: PRNGKeyArray,
+    keys: Key[Array, " B"],
     height: int,
     width: int,
     probability: float,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
 from common.augment import flip_horizontal, image_keys, normalize, padded_crop
 from common.errors import UserError, did_you_mean
@@ -101,9 +101,7 @@ def augment(
     return mixing.mix(images, targets, drawn)
 
 
-def augment_images(
-    images: UInt8[Array, "B h w c"], key: PRNGKeyArray, spec: Augmentation
-) -> Float[Array, "B h w c"]:
+def augment_images(images: UInt8[Array, "B h w c"], key: PRNGKeyArray, spec: Augmentation) -> Float[Array, "B h w c"]:
     """The part of `augment` that treats each image by itself."""
     batch, height, width, channels = images.shape
     if channels != len(spec.mean):
@@ -114,7 +112,9 @@ def augment_images(
     if min(height, width) < 3:
         raise UserError(f"images of {height} x {width} pixels are too small to augment; use at least 3 x 3.")
     keys = image_keys(jax.random.fold_in(key, 0), batch)
-    of_flip, of_crop, of_policy, of_erasing, of_noise = jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, 5))(keys), 1, 0)
+    of_flip, of_crop, of_policy, of_erasing, of_noise = jnp.moveaxis(
+        jax.vmap(lambda k: jax.random.split(k, 5))(keys), 1, 0
+    )
     if spec.flip:
         flipped = jax.vmap(jax.random.bernoulli, (0, None))(of_flip, spec.flip)
         images = flip_horizontal(images, flipped)
@@ -132,7 +132,7 @@ def augment_images(
     return pixels
 
 
-def _fill(spec: Augmentation, keys: PRNGKeyArray, shape: tuple[int, int, int]):
+def _fill(spec: Augmentation, keys: Key[Array, " B"], shape: tuple[int, int, int]) -> tuple[float, ...] | Array:
     if spec.erase_fill == "noise":
         return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
     return spec.mean if spec.erase_fill == "mean" else (0.0,) * shape[-1]

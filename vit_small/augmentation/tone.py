@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Int
 from vit_small.augmentation.policies import INDEX, MAGNITUDES
 
 
-def blend(other: Int[Array, "*shape"], image: Int[Array, "*shape"], factor: Float[Array, "*other"]) -> Int[Array, "*shape"]:
+def blend(
+    other: Int[Array, "*shape"], image: Int[Array, "*shape"], factor: Float[Array, "*other"]
+) -> Int[Array, "*shape"]:
     """other + factor (image - other), cut to 0..255 and rounded down, to the bit as Pillow's blend.
 
     Pillow rounds the product and the sum to float32, one after the other; written so, XLA would make a fused
