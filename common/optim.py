@@ -22,7 +22,8 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
       config: `schedule`, `learning_rate`, and what the schedule needs:
         constant: nothing more.
         cosine: half a cosine from `learning_rate` to `final_learning_rate` over `total_steps`, constant after.
-        warmup_cosine: linear from 0 over `warmup_steps`, then the cosine up to `total_steps` (warm-up included).
+        warmup_cosine: linear from `initial_learning_rate` over `warmup_steps`, then the cosine up to `total_steps`
+          (warm-up included).
         step: times `decay_factor` from each of the `decay_steps` on.
 
     Raises:
@@ -42,7 +43,8 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     if warmup_steps >= total_steps:
         accepted = f"must be below total_steps, {total_steps}"
         raise UserError(f"the optimizer's warmup_steps is {warmup_steps}, but {accepted}.")
-    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, total_steps, end_value=final_rate)
+    initial_rate = _number(config, "initial_learning_rate", least=0.0)
+    return optax.warmup_cosine_decay_schedule(initial_rate, rate, warmup_steps, total_steps, end_value=final_rate)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
