@@ -24,14 +24,21 @@ class Cost(NamedTuple):
     macs: int
 
 
-def parameters(model: nn.Module, side: int) -> int:
-    """Trainable numbers of a model for square RGB images, by formula."""
-    return _total(model, side).parameters
+class Image(NamedTuple):
+    """A square image."""
+
+    side: int
+    channels: int = 3
 
 
-def macs(model: nn.Module, side: int) -> int:
-    """Multiply-accumulates for one square RGB image, by formula."""
-    return _total(model, side).macs
+def parameters(model: nn.Module, image: Image) -> int:
+    """Trainable numbers of a model for such images, by formula."""
+    return _total(model, image).parameters
+
+
+def macs(model: nn.Module, image: Image) -> int:
+    """Multiply-accumulates for one image, by formula."""
+    return _total(model, image).macs
 
 
 def count_parameters(params: Any) -> int:
@@ -73,10 +80,10 @@ def _inner(values: Iterable[Any]) -> Iterable[Jaxpr]:
 # --- formulas -------------------------------------------------------------------------------------------------------
 
 
-def _total(model: nn.Module, side: int) -> Cost:
+def _total(model: nn.Module, image: Image) -> Cost:
     for kind, formula in _FORMULAS.items():
         if isinstance(model, kind):
-            return _sum(formula(model, side))
+            return _sum(formula(model, image))
     raise ValueError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in _FORMULAS)}.")
 
 
@@ -107,10 +114,12 @@ def _shifted(tokens: int, patch: int, channels: int, width: int, design: Design)
     return _sum((_free(2 * features), _linear(tokens, features, width)))
 
 
-def _embedding(tokens: int, patch: int, width: int, design: Design, norm: bool = False) -> Cost:
+def _embedding(
+    tokens: int, patch: int, channels: int, width: int, design: Design, norm: bool = False
+) -> Cost:
     if design.spt:
-        return _shifted(tokens, patch, 3, width, design)
-    return _sum((_linear(tokens, 3 * patch**2, width), _free(2 * width * norm)))
+        return _shifted(tokens, patch, channels, width, design)
+    return _sum((_linear(tokens, channels * patch**2, width), _free(2 * width * norm)))
 
 
 def _temperature(heads: int, design: Design) -> Cost:
@@ -145,17 +154,17 @@ def _head(width: int, classes: int) -> Cost:
     return _sum((_free(2 * width), _linear(1, width, classes)))
 
 
-def _vit(model: ViT, side: int) -> Iterable[Cost]:
-    patches = (side // model.patch) ** 2
-    yield _embedding(patches, model.patch, model.width, model.design)
+def _vit(model: ViT, image: Image) -> Iterable[Cost]:
+    patches = (image.side // model.patch) ** 2
+    yield _embedding(patches, model.patch, image.channels, model.width, model.design)
     yield _free((patches + 2) * model.width)
     inner = model.heads * model.head_dim
     yield _times(model.depth, _block(patches + 1, model.width, model.heads, inner, model.hidden, model.design))
     yield _head(model.width, model.num_classes)
 
 
-def _t2t(model: T2T, side: int) -> Iterable[Cost]:
-    grid, features = (side + 1) // 2, 27 * (_views(model.design) if model.design.spt else 1)
+def _t2t(model: T2T, image: Image) -> Iterable[Cost]:
+    grid, features = (image.side + 1) // 2, 9 * image.channels * (_views(model.design) if model.design.spt else 1)
     width = model.token_width
     for _ in range(1, model.soft_splits):
         yield _free(2 * features + 2 * width)
@@ -169,9 +178,9 @@ def _t2t(model: T2T, side: int) -> Iterable[Cost]:
     yield _head(model.width, model.num_classes)
 
 
-def _cait(model: CaiT, side: int) -> Iterable[Cost]:
-    patches, width, inner = (side // model.patch) ** 2, model.width, model.heads * model.head_dim
-    yield _embedding(patches, model.patch, width, model.design)
+def _cait(model: CaiT, image: Image) -> Iterable[Cost]:
+    patches, width, inner = (image.side // model.patch) ** 2, model.width, model.heads * model.head_dim
+    yield _embedding(patches, model.patch, image.channels, width, model.design)
     yield _free((patches + 1) * width)
 
     def block(queries: int) -> Cost:
@@ -194,9 +203,9 @@ def _cait(model: CaiT, side: int) -> Iterable[Cost]:
     yield _head(width, model.num_classes)
 
 
-def _pit(model: PiT, side: int) -> Iterable[Cost]:
-    grid, width, design = side // model.patch, model.width, model.design
-    yield _embedding(grid**2, model.patch, width, design)
+def _pit(model: PiT, image: Image) -> Iterable[Cost]:
+    grid, width, design = image.side // model.patch, model.width, model.design
+    yield _embedding(grid**2, model.patch, image.channels, width, design)
     yield _free((grid**2 + 2) * width)
     for stage, (depth, heads) in enumerate(zip(model.depths, model.heads, strict=True)):
         if stage:
@@ -214,9 +223,9 @@ def _pit(model: PiT, side: int) -> Iterable[Cost]:
     yield _head(width, model.num_classes)
 
 
-def _swin(model: Swin, side: int) -> Iterable[Cost]:
-    grid, width, design = side // model.patch, model.width, model.design
-    yield _embedding(grid**2, model.patch, width, design, norm=True)
+def _swin(model: Swin, image: Image) -> Iterable[Cost]:
+    grid, width, design = image.side // model.patch, model.width, model.design
+    yield _embedding(grid**2, model.patch, image.channels, width, design, norm=True)
     yield _free(grid**2 * width)
     for stage, (depth, heads) in enumerate(zip(model.depths, model.heads, strict=True)):
         if stage:
@@ -234,7 +243,7 @@ def _swin(model: Swin, side: int) -> Iterable[Cost]:
     yield _head(width, model.num_classes)
 
 
-_FORMULAS: Mapping[type, Callable[[Any, int], Iterable[Cost]]] = {
+_FORMULAS: Mapping[type, Callable[[Any, Image], Iterable[Cost]]] = {
     ViT: _vit,
     T2T: _t2t,
     CaiT: _cait,

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from common.errors import UserError
+from common import pretrained
 from vit_small.design import Design
 from vit_small.models import CaiT, PiT, Swin, T2T, ViT
 from vit_small.models.t2t import sinusoid
@@ -35,14 +36,13 @@ def entries(model: nn.Module) -> list[Entry]:
     raise ValueError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in _TABLES)}.")
 
 
-def unused(model: nn.Module, official: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+def unused(model: nn.Module, positions: int = 65) -> dict[str, np.ndarray]:
     """Official tensors without a counterpart here: T2T's fixed positions and a LayerNorm that it never uses.
 
-    Values for writing an official file; `official` gives the number of positions, else an 8 x 8 grid is taken.
+    The values are those of a fresh official module; `positions` is the number of tokens, with the class token.
     """
     if not isinstance(model, T2T):
         return {}
-    positions = official["pos_embed"].shape[1] if official is not None and "pos_embed" in official else 65
     features = 9 * model.token_width
     return {
         "pos_embed": sinusoid(positions, model.width)[None].astype(np.float32),
@@ -51,32 +51,32 @@ def unused(model: nn.Module, official: Mapping[str, np.ndarray] | None = None) -
     }
 
 
-def from_official(model: nn.Module, official: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Our parameters from official tensors. Raises UserError on names that are missing or left over."""
-    table = entries(model)
-    missing = sorted({entry.official for entry in table} - official.keys())
-    surplus = sorted(official.keys() - {entry.official for entry in table} - unused(model).keys())
-    if missing or surplus:
-        what = f"lack {len(missing)} tensors, such as {missing[0]!r}" if missing else ""
-        more = f"hold {len(surplus)} tensors that it has not, such as {surplus[0]!r}" if surplus else ""
-        raise UserError(
-            f"the weights do not fit this {type(model).__name__}: they {' and '.join(filter(None, (what, more)))}; "
-            "check architecture, spt and lsa of the config."
-        )
-    parts: dict[Path, dict[tuple[int, ...], np.ndarray]] = {}
+def from_official(
+    model: nn.Module, official: Mapping[str, np.ndarray], like: Mapping[str, Any], where: str = "the weights"
+) -> dict[str, Any]:
+    """Our parameters from official tensors.
+
+    `like` has their shapes and types, as `jax.eval_shape` of `model.init` gives them. Raises UserError on names that
+    are missing or left over, and on other shapes.
+    """
+    table, leaves = entries(model), flatten_dict(dict(like))
+    rows, template = [], {}
     for entry in table:
-        parts.setdefault(entry.path, {})[entry.index] = _LAYOUTS[entry.layout][0](np.asarray(official[entry.official]))
-    params: dict[str, Any] = {}
-    for path, leaves in parts.items():
-        node = params
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = _stacked(leaves)
-    return params
+        leaf, place = leaves[entry.path], "/".join((*entry.path, ",".join(map(str, entry.index))))
+        template[place] = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape[len(entry.index) :])
+        rows.append(pretrained.Entry(entry.official, place, _LAYOUTS[entry.layout][0]))
+    ignore = tuple(unused(model))
+    placed = pretrained.match(official, rows, unflatten_dict(template, sep="/"), ignore, where).tree
+    placed = flatten_dict(placed, sep="/")
+    parts: dict[Path, dict[tuple[int, ...], np.ndarray]] = {}
+    for entry, row in zip(table, rows, strict=True):
+        parts.setdefault(entry.path, {})[entry.index] = placed[row.target]
+    return unflatten_dict({path: _stacked(indexed) for path, indexed in parts.items()})
 
 
-def to_official(model: nn.Module, params: Mapping[str, Any], patch: int = 0) -> dict[str, np.ndarray]:
-    """Official tensors from our parameters, float32; `patch` is needed for PiT's and Swin's convolution only."""
+def to_official(model: nn.Module, params: Mapping[str, Any], positions: int = 65) -> dict[str, np.ndarray]:
+    """Official tensors from our parameters; `positions`: tokens of the backbone, for T2T's fixed table."""
+    patch = getattr(model, "patch", 0)
     tensors = {}
     for entry in entries(model):
         leaf: Any = params
@@ -84,7 +84,7 @@ def to_official(model: nn.Module, params: Mapping[str, Any], patch: int = 0) -> 
             leaf = leaf[name]
         array = np.asarray(leaf)[entry.index]
         tensors[entry.official] = np.ascontiguousarray(_LAYOUTS[entry.layout][1](array, entry.official, patch))
-    return tensors | unused(model)
+    return tensors | unused(model, positions)
 
 
 def _stacked(leaves: Mapping[tuple[int, ...], np.ndarray]) -> np.ndarray:

@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vit_small.design import Design
@@ -110,9 +112,15 @@ def paper(name: str, side: int, chosen: Design) -> Any:
     raise ValueError(name)
 
 
-def params(model: Any, arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
+def like(model: Any, side: int) -> Any:
+    """Shapes of a model's parameters, in 64 bit."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))["params"]
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float64), shapes)
+
+
+def params(model: Any, arrays: dict[str, np.ndarray], prefix: str, side: int = 16) -> dict[str, Any]:
     """Formula weights as this package's parameters."""
-    return from_official(model, weights(arrays, prefix))
+    return from_official(model, weights(arrays, prefix), like(model, side))
 
 
 def with_taps(model: Any) -> Any:

@@ -51,7 +51,7 @@ def test_tiny_model(name, spt, lsa):
     if prefix + "attention_probs" in arrays:
         close([block["attention"] for block in out["blocks"]], "attention_probs")
 
-    official_gradient = to_official(model, gradient, patch=2)
+    official_gradient = to_official(model, gradient)
     names = [str(n) for n in arrays[prefix + "names"]]
     norms = [0.0 if n in unused(model) else np.linalg.norm(official_gradient[n]) for n in names]
     # Of the frozen positions the file has no gradient, of T2T's unused LayerNorm it is exactly 0.
@@ -72,7 +72,7 @@ def test_tiny_model_in_64_bit(name, float64):
     tolerance = 1e-7 if name == "t2t" else 1e-12
     np.testing.assert_allclose(out["logits"], arrays[prefix + "logits"], atol=tolerance)
     np.testing.assert_allclose(loss, arrays[prefix + "loss"], atol=tolerance)
-    official_gradient = to_official(model, gradient, patch=2)
+    official_gradient = to_official(model, gradient)
     for n, norm in zip(arrays[prefix + "names"], arrays[prefix + "grad_l2"], strict=True):
         if str(n) not in unused(model):
             ours = np.linalg.norm(official_gradient[str(n)])
@@ -89,13 +89,13 @@ def test_layers_written_out_and_fused_spt_are_the_same_model(name):
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("spt", "lsa"), [(0, 0), (1, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, 1), (1, 0)))])
+@pytest.mark.parametrize(("spt", "lsa"), [pytest.param(*case, marks=[pytest.mark.slow] * (sum(case) == 1)) for case in CASES])
 @pytest.mark.parametrize("name", NAMES)
 def test_paper_size(name, spt, lsa, side):
     prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
     tables, arrays = official.golden("models_paper_size_parameters"), official.golden("models_paper_size")
     model = official.paper(name, side, official.design(spt, lsa))
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), official.params(model, tables, prefix))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), official.params(model, tables, prefix, side))
     images = jnp.asarray(official.images(f"input/paper/{side}", 2, 3, side, side), jnp.float32)
     logits = jax.jit(lambda params: model.apply({"params": params}, images)["logits"])(params)
     np.testing.assert_allclose(logits, arrays[prefix + "logits"], atol=1e-4, rtol=1e-4)
@@ -117,14 +117,14 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
     frozen = extra["pos_embed"].size if extra else 0
     assert cost.count_parameters(shapes) + unused_norm == arrays[prefix + "n_trainable"]
     assert cost.count_parameters(shapes) + unused_norm + frozen == arrays[prefix + "n_params"]
-    assert cost.parameters(model, side) == cost.count_parameters(shapes)
+    assert cost.parameters(model, cost.Image(side)) == cost.count_parameters(shapes)
 
     counted = cost.count_macs(lambda params: model.apply({"params": params}, image)["logits"], shapes)
     assert counted == arrays[prefix + "matmul_macs"]
-    assert cost.macs(model, side) == counted
+    assert cost.macs(model, cost.Image(side)) == counted
 
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    ours = {n: array.shape for n, array in to_official(model, zeros, patch=4 if side == 64 else 2).items()}
+    ours = {n: array.shape for n, array in to_official(model, zeros).items()}
     assert ours == {n: shape for n, (shape, _, _) in official.table(tables, prefix).items()}
 
 
@@ -134,7 +134,7 @@ def test_fresh_weights_are_spread_as_the_official_ones(name):
     tables = official.golden("models_paper_size_parameters")
     model = official.paper(name, 32, official.design(1, 1))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    ours = to_official(model, params, patch=2)
+    ours = to_official(model, params)
     statistics = tables[prefix + "official_init_std_mean_absmax"]
     for (n, (_, kind, _)), (std, mean, _) in zip(official.table(tables, prefix).items(), statistics, strict=True):
         if ours[n].size > 5000 and kind not in ("frozen",):
@@ -148,7 +148,7 @@ def test_official_names_go_both_ways(name):
     arrays, prefix = official.golden("models_tiny"), f"{name}.spt0.lsa1."
     model = official.tiny(name, official.design(0, 1))
     weights = official.weights(arrays, prefix)
-    back = to_official(model, from_official(model, weights), patch=2)
+    back = to_official(model, from_official(model, weights, official.like(model, 16)))
     assert back.keys() == weights.keys()
     for entry in entries(model):
         np.testing.assert_array_equal(back[entry.official], weights[entry.official])
@@ -157,10 +157,16 @@ def test_official_names_go_both_ways(name):
 def test_weights_of_another_model():
     arrays = official.golden("models_tiny")
     weights = official.weights(arrays, "vit.spt0.lsa0.")
-    with pytest.raises(UserError, match="do not fit this ViT: they lack 2 tensors, such as 'transformer.layers.0"):
-        from_official(official.tiny("vit", official.design(0, 1)), weights)
-    with pytest.raises(UserError, match="hold .* tensors that it has not, such as 'mlp_head.0.bias'"):
-        from_official(official.tiny("swin", official.design(0, 0)), weights)
+
+    def refused(name, design, message):
+        model = official.tiny(name, design)
+        with pytest.raises(UserError, match=message):
+            from_official(model, weights, official.like(model, 16))
+
+    refused("vit", official.design(0, 1), r"does not fit the network \(2 missing: transformer.layers.0.0.fn.scale")
+    refused("swin", official.design(0, 0), "missing: absolute_pos_embed.* unexpected: pos_embedding")
+    weights["cls_token"] = weights["cls_token"][:, :, :20]
+    refused("vit", official.design(0, 0), r"wrong: cls_token has shape \[20\] instead of \[24\]")
     with pytest.raises(ValueError, match="Design is none of ViT"):
         entries(Design())  # pyright: ignore
 
@@ -209,16 +215,16 @@ def test_pooling_without_spt():
     """SPT in the embedding only costs what the paper's variant costs: 246.6 million for Swin at 64 pixels."""
     both = official.paper("swin", 64, official.design(1, 0))
     embedding_only = official.paper("swin", 64, official.design(1, 0, spt_pool=False))
-    assert cost.macs(embedding_only, 64) == pytest.approx(246.6e6, rel=1e-3)
-    assert cost.macs(both, 64) > cost.macs(embedding_only, 64)
+    assert cost.macs(embedding_only, cost.Image(64)) == pytest.approx(246.6e6, rel=1e-3)
+    assert cost.macs(both, cost.Image(64)) > cost.macs(embedding_only, cost.Image(64))
 
 
 def test_sizes_for_imagenet():
     """Totals of the official code at 224 pixels."""
     for spt, total, macs in ((0, 5_710_504, 1253.7e6), (1, 6_308_044, 1369.3e6)):
         model = ViT(1000, 16, 192, 12, 3, 64, 768, official.design(spt, spt))
-        assert cost.parameters(model, 224) == total
-        assert cost.macs(model, 224) == pytest.approx(macs, rel=1e-4)
+        assert cost.parameters(model, cost.Image(224)) == total
+        assert cost.macs(model, cost.Image(224)) == pytest.approx(macs, rel=1e-4)
 
 
 def test_half_precision_stays_close():
