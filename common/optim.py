@@ -4,6 +4,7 @@ No field has a default here: what an optimiser or a schedule uses must stand in 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -47,10 +48,13 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(initial_rate, rate, warmup_steps, total_steps, end_value=final_rate)
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ConfigDict, decayed: Callable[[Any], Any] | None = None
+) -> optax.GradientTransformation:
     """Return clipping by the global norm, then the optimiser, then the schedule.
 
     Args:
+      decayed: parameters -> the same tree of True where weight decay applies; None: everywhere.
       config: `name`, `clip_norm` (0 = none), `weight_decay` (0 = none), the fields of `make_schedule`, and
         adam: `b1`, `b2`, `eps` (outside the square root, as in PyTorch); weight decay is added to the gradient (L2).
         adamw: the same, with weight decay applied to the parameters, times the learning rate (decoupled).
@@ -62,7 +66,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     name = _choice(config, "name", OPTIMIZERS)
     clip_norm = _number(config, "clip_norm", least=0.0)
     weight_decay = _number(config, "weight_decay", least=0.0)
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    decay = [optax.add_decayed_weights(weight_decay, decayed)] if weight_decay else []
     if name == "sgd":
         momentum, nesterov = _number(config, "momentum", least=0.0, below=1.0), bool(_field(config, "nesterov"))
         if nesterov and not momentum:

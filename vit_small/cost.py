@@ -54,14 +54,14 @@ def count_macs(function: Callable[..., Any], *arguments: Any) -> int:
 def _of_jaxpr(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        kind, out = equation.primitive.name, equation.outvars[0].aval
+        kind = equation.primitive.name
         if kind == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += math.prod(out.shape) * depth
+            total += math.prod(equation.outvars[0].aval.shape) * depth
         elif kind == "conv_general_dilated":
             kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
-            total += math.prod(out.shape) * math.prod(kernel) // kernel[layout[0]]
+            total += math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[layout[0]]
         inner = sum(_of_jaxpr(part) for part in _inner(equation.params.values()))
         total += inner * (equation.params["length"] if kind == "scan" else 1)
     return total
