@@ -1,0 +1,123 @@
+"""Classify pictures with a finished run.
+
+    python -m vit_small.predict --workdir=RUN --images=FOLDER_OR_FILE --out=predictions.csv [--which=last|best]
+
+Needs nothing but the work directory. One line per picture: path, class, probability, and the second and third guess.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict
+from PIL import Image, ImageOps
+
+from common import config as configs
+from common.checkpoint import Checkpoints
+from common.data.folder import SUFFIXES
+from common.data.images import fit_picture
+from common.errors import UserError
+from vit_small import experiment, train
+from vit_small.report import DESCRIPTION
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished run.")
+_IMAGES = flags.DEFINE_string("images", "", "A picture, or a folder of pictures (sub-folders too).")
+_OUT = flags.DEFINE_string("out", "", "CSV file to write.")
+_WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "The last epoch or the best.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures at once.", lower_bound=1)
+GUESSES = 3
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"{argv[1]!r} is no flag; give --workdir, --images and --out.")
+        for flag in (_WORKDIR, _IMAGES, _OUT):
+            if not flag.value:
+                raise UserError(f"--{flag.name} is missing; give --workdir, --images and --out.")
+        count = predict(Path(_WORKDIR.value), Path(_IMAGES.value), Path(_OUT.value), _WHICH.value, _BATCH_SIZE.value)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(f"{count} pictures classified, written to {_OUT.value}.")
+    return 0
+
+
+def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_size: int = 64) -> int:
+    """Write the table; the number of pictures. Raises UserError on whatever is missing or cannot be read."""
+    config, description, params = open_run(folder, which)
+    names = description["class_names"]
+    recipe = experiment.make_recipe(config, len(names), tuple(description["mean"]), tuple(description["std"]))
+    files = find(images)
+    pixels = np.stack([_read(file, config.image_size, config.channels) for file in files])
+    classify = jax.jit(lambda images: jax.nn.softmax(train.predict(recipe, params, images)))
+    rows = []
+    for first in range(0, len(files), batch_size):
+        part = pixels[first : first + batch_size]
+        padded = np.concatenate([part, np.zeros((batch_size - len(part), *part.shape[1:]), np.uint8)])
+        rows.append(np.asarray(classify(jnp.asarray(padded)))[: len(part)])
+    write(out, files, np.concatenate(rows), names)
+    return len(files)
+
+
+def open_run(folder: Path, which: str = "last") -> tuple[ConfigDict, dict[str, Any], Any]:
+    """(config, class names and normalisation, parameters) of a finished run."""
+    file = folder / DESCRIPTION
+    if not file.is_file() or not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no finished run of this method: it has no {DESCRIPTION}; train to the end first.")
+    config = configs.from_json((folder / "config.json").read_text())
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        steps = checkpoints.steps()[-1:] if which == "last" else checkpoints.best_steps(1)
+        if not steps:
+            raise UserError(f"There is no checkpoint in {folder}; train again.")
+        params = checkpoints.restore_as_saved(steps[0])["params"]
+    finally:
+        checkpoints.close()
+    return config, json.loads(file.read_text()), params
+
+
+def find(images: Path) -> list[Path]:
+    """The picture files at or below a path, sorted. Raises UserError where there is none."""
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise UserError(f"--images={images}: there is no such file or folder.")
+    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(f"folder {images} holds no pictures ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def _read(file: Path, image_size: int, channels: int) -> np.ndarray:
+    try:
+        with Image.open(file) as picture:
+            return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"picture {file} cannot be read ({error}): replace or remove it.") from error
+
+
+def write(out: Path, files: Sequence[Path], probabilities: np.ndarray, names: Sequence[str]) -> None:
+    """The table as CSV."""
+    guesses = min(GUESSES, len(names))
+    order = np.argsort(-probabilities, axis=1)[:, :guesses]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["image", *(f"{what}{i + 1}" for i in range(guesses) for what in ("class", "probability"))])
+            for file, row, best in zip(files, probabilities, order, strict=True):
+                table.writerow([file, *(cell for i in best for cell in (names[i], f"{row[i]:.6f}"))])
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); choose another --out.") from error
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: sys.exit(main(argv)))
