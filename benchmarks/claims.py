@@ -58,6 +58,13 @@ def _fewshot(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "fewshot.main", f"fewshot/configs/{config}.py", overrides, _ACCURACY)
 
 
+_SMALL = ("test_accuracy", "test_accuracy_best_epoch")
+
+
+def _vit_small(name: str, config: str, **overrides: str) -> Cell:
+    return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
+
+
 FAMILIES = {
     "fewshot": Family(
         "5-way 1-shot on embedded glyphs, scripts unseen in training",
@@ -66,6 +73,17 @@ FAMILIES = {
             _fewshot("CxGrad", "cxgrad"),
             _fewshot("CxGrad, context off", "cxgrad", context="off"),
             _fewshot("CxGrad, gamma fixed to 1", "cxgrad", scaling="fixed_one"),
+        ),
+    ),
+    "vit_small": Family(
+        "72 embedded characters, 30 images each, top-1 of the last and of the best epoch",
+        (
+            _vit_small("ViT", "vit"),
+            _vit_small("ViT, SPT", "vit", spt="True"),
+            _vit_small("ViT, LSA", "vit", lsa="True"),
+            _vit_small("ViT, SPT and LSA", "vit", spt="True", lsa="True"),
+            _vit_small("Swin", "swin"),
+            _vit_small("Swin, SPT and LSA", "swin", spt="True", lsa="True"),
         ),
     ),
 }
