@@ -14,23 +14,24 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, head_dim: int, hidden: int, lsa: bool):
         super().__init__()
-        self.heads, self.lsa = heads, lsa
+        self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, width)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.scale = nn.Parameter(torch.full((heads,), head_dim**-0.5)) if lsa else head_dim**-0.5
+        self.fixed_scale = head_dim**-0.5
+        self.scale = nn.Parameter(torch.full((heads,), self.fixed_scale)) if lsa else None
 
     def forward(self, x):
         batch, tokens, _ = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        if self.lsa:
+        if self.scale is not None:
             logits = q @ k.transpose(-1, -2) * self.scale[:, None, None]
             diagonal = torch.eye(tokens, dtype=torch.bool, device=x.device)
             attended = logits.masked_fill(diagonal, -torch.inf).softmax(-1) @ v
         else:
-            attended = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+            attended = F.scaled_dot_product_attention(q, k, v, scale=self.fixed_scale)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
@@ -56,8 +57,10 @@ class ViT(nn.Module):
             x = torch.cat([x, *views], 1)
         batch, channels, height, width = x.shape
         p = self.patch
-        x = x.view(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 3, 5, 1).reshape(
-            batch, -1, p * p * channels
+        x = (
+            x.view(batch, channels, height // p, p, width // p, p)
+            .permute(0, 2, 4, 3, 5, 1)
+            .reshape(batch, -1, p * p * channels)
         )
         x = self.embed(self.norm_patches(x))
         x = torch.cat([self.token.expand(batch, 1, -1), x], 1) + self.position
@@ -67,26 +70,28 @@ class ViT(nn.Module):
 def load(model: ViT, params: Mapping[str, Any]) -> None:
     """Take the weights of `vit_small.models.ViT`, so that both compute the same."""
 
-    def put(parameter: torch.Tensor, array: Any, transpose: bool = False) -> None:
+    def put(parameter: Any, array: Any, transpose: bool = False) -> None:
         values = np.asarray(array).T if transpose else np.asarray(array)
         parameter.data.copy_(torch.from_numpy(np.array(values)))
 
-    def linear(layer: nn.Linear, leaves: Mapping[str, Any], index: int | None = None) -> None:
+    def linear(layer: Any, leaves: Mapping[str, Any], index: int | None = None) -> None:
         put(layer.weight, leaves["kernel"] if index is None else leaves["kernel"][index], True)
         if layer.bias is not None:
             put(layer.bias, leaves["bias"] if index is None else leaves["bias"][index])
 
     if model.spt:
         shifted = params["embedding"]["shifted"]
-        put(model.norm_patches.weight, shifted["norm_scale"])
-        put(model.norm_patches.bias, shifted["norm_bias"])
+        norm: Any = model.norm_patches
+        put(norm.weight, shifted["norm_scale"])
+        put(norm.bias, shifted["norm_bias"])
         linear(model.embed, shifted)
     else:
         linear(model.embed, params["embedding"]["projection"])
     put(model.token, params["class_token"])
     put(model.position, params["position"])
     blocks = params["blocks"]
-    for i, block in enumerate(model.blocks):
+    layers: Any = model.blocks
+    for i, block in enumerate(layers):
         for name in ("norm1", "norm2"):
             put(getattr(block, name).weight, blocks[name]["scale"][i])
             put(getattr(block, name).bias, blocks[name]["bias"][i])
@@ -94,7 +99,7 @@ def load(model: ViT, params: Mapping[str, Any]) -> None:
         linear(block.out, blocks["attention"]["out"], i)
         linear(block.up, blocks["mlp"]["up"], i)
         linear(block.down, blocks["mlp"]["down"], i)
-        if block.lsa:
+        if block.scale is not None:
             put(block.scale, blocks["attention"]["inverse_temperature"][i])
     put(model.norm.weight, params["norm"]["scale"])
     put(model.norm.bias, params["norm"]["bias"])

@@ -29,15 +29,15 @@ from common.experiment import TrainState
 from vit_small import train
 from vit_small.augmentation import Augmentation
 from vit_small.design import Design
-from vit_small.models import CaiT, PiT, Swin, T2T, ViT
+from vit_small.models import T2T, CaiT, PiT, Swin, ViT
 
 CLASSES, SIDE, SMOOTHING = 100, 32, 0.1
 TOLERANCE = 1e-4  # between the first losses in float32
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "paper": {"width": 192, "depth": 9, "heads": 12, "head_dim": 16, "hidden": 384},
     "small": {"width": 96, "depth": 6, "heads": 6, "head_dim": 16, "hidden": 192},
 }
-LSA = {"learned_temperature": True, "mask_diagonal": True}
+LSA: dict[str, Any] = {"learned_temperature": True, "mask_diagonal": True}
 NOTHING = {"flip": 0.0, "crop_padding": 0, "policy": "none", "erase": 0.0, "cutmix": 0.0, "mixup": 0.0}
 
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
@@ -66,7 +66,7 @@ FORMS = {
 
 def recipe_of(model: Any, augmented: bool) -> train.Recipe:
     """AdamW at a constant rate; with the paper's augmentation or none."""
-    parts = {} if augmented else NOTHING
+    parts: dict[str, Any] = {} if augmented else NOTHING
     spec = Augmentation(CLASSES, (0.5,) * 3, (0.25,) * 3, label_smoothing=SMOOTHING, **parts)
     return train.Recipe(model, optax.adamw(1e-3, weight_decay=0.05), spec)
 
@@ -92,7 +92,7 @@ def compile_step(model: Any, augmented: bool, data: dict[str, Any]) -> tuple[Any
     return compiled, state, time.perf_counter() - started
 
 
-def prepare(form: Form, size: dict[str, int], data: dict[str, Any]) -> tuple[Callable[[], float], dict, TrainState]:
+def prepare(form: Form, size: dict[str, Any], data: dict[str, Any]) -> tuple[Callable[[], float], dict, TrainState]:
     """A function that makes a step and returns its loss, what compiling cost, and the first state."""
     model = ViT(CLASSES, 4, design=form.design, **size)
     compiled, state, seconds = compile_step(model, form.augmented, data)
@@ -106,7 +106,7 @@ def prepare(form: Form, size: dict[str, int], data: dict[str, Any]) -> tuple[Cal
     return run, {"compile_s": seconds}, state
 
 
-def torch_runs(size: dict[str, int], data: dict[str, Any], states: dict[str, TrainState]) -> dict[str, Callable]:
+def torch_runs(size: dict[str, Any], data: dict[str, Any], states: dict[str, TrainState]) -> dict[str, Callable]:
     """ViT and SL-ViT in PyTorch with our weights, on all cores and on one."""
     import torch
 

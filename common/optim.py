@@ -48,9 +48,7 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(initial_rate, rate, warmup_steps, total_steps, end_value=final_rate)
 
 
-def make_optimizer(
-    config: ConfigDict, decayed: Callable[[Any], Any] | None = None
-) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, decayed: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
     """Return clipping by the global norm, then the optimiser, then the schedule.
 
     Args:

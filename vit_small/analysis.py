@@ -4,6 +4,7 @@ Writes figures/temperatures, attention, maps (PNG and SVG) and analysis.json.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from common.augment import normalize
 from common.checkpoint import Checkpoints
 from common.config import check_positive
 from common.errors import UserError
-from vit_small import diagnostics, experiment
+from vit_small import diagnostics, experiment, train
 from vit_small.check import check_config
 
 Layers = list[Float[np.ndarray, "B h N M"]]
@@ -38,7 +39,8 @@ def analyse(config: ConfigDict, folder: Path) -> None:
     images = test.images[chosen]
     model = recipe.model.clone(design=dataclasses.replace(recipe.model.design, taps=True))
     spec = recipe.augmentation
-    out = jax.jit(model.apply)({"params": params}, normalize(jnp.asarray(images), spec.mean, spec.std))
+    normal = normalize(jnp.asarray(images), spec.mean, spec.std)
+    out = jax.jit(functools.partial(train.apply, model))(params, normal)
     layers = [np.asarray(block["attention"], np.float64) for block in out["blocks"]]
 
     scales = scales_by_layer(params)
@@ -123,10 +125,7 @@ def maps(model: Any, layers: Layers, side: int) -> dict[str, Float[np.ndarray, "
             found[f"received, stage {stage + 1}"] = diagnostics.received(layers[first], grid, 0)
             first += depth
         return found
-    if name == "T2T":
-        grid = -(-side // 2**model.soft_splits)
-    else:
-        grid = side // model.patch
+    grid = -(-side // 2**model.soft_splits) if name == "T2T" else side // model.patch
     if name == "CaiT":
         patches = diagnostics.rollout(layers[: model.depth])
         looked = layers[-1].mean(axis=1)

@@ -26,7 +26,7 @@ def check_config(config: ConfigDict, num_classes: int, num_images: int) -> None:
     check_choice(config, "dtype", ("float32", "bfloat16"))
     check_choice(config, "best_metric", ("accuracy", "loss"))
     for field in ("mean", "std"):
-        fits = len(config[field]) in (0, config.channels)
+        fits = len(getattr(config, field)) in (0, config.channels)
         check(config, field, fits, f"must be empty (measured) or have {config.channels} numbers, one per channel")
     enough = sampler.steps_per_epoch(num_images, config.batch_size, config.passes) >= 1
     check(config, "batch_size", enough, f"must be at most {config.passes * num_images}, an epoch of these data")

@@ -13,7 +13,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from vit_small.design import Design
-from vit_small.models import CaiT, PiT, Swin, T2T, ViT
+from vit_small.models import T2T, CaiT, PiT, Swin, ViT
 from vit_small.spt import DIRECTIONS
 
 
@@ -55,13 +55,14 @@ def _of_jaxpr(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
+        shapes = [getattr(variable.aval, "shape", ()) for variable in (*equation.outvars[:1], *equation.invars[:2])]
         if kind == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * depth
+            depth = math.prod(shapes[1][axis] for axis in contracted)
+            total += math.prod(shapes[0]) * depth
         elif kind == "conv_general_dilated":
-            kernel, layout = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
-            total += math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[layout[0]]
+            kernel, layout = shapes[2], equation.params["dimension_numbers"].rhs_spec
+            total += math.prod(shapes[0]) * math.prod(kernel) // kernel[layout[0]]
         inner = sum(_of_jaxpr(part) for part in _inner(equation.params.values()))
         total += inner * (equation.params["length"] if kind == "scan" else 1)
     return total
@@ -114,9 +115,7 @@ def _shifted(tokens: int, patch: int, channels: int, width: int, design: Design)
     return _sum((_free(2 * features), _linear(tokens, features, width)))
 
 
-def _embedding(
-    tokens: int, patch: int, channels: int, width: int, design: Design, norm: bool = False
-) -> Cost:
+def _embedding(tokens: int, patch: int, channels: int, width: int, design: Design, norm: bool = False) -> Cost:
     if design.spt:
         return _shifted(tokens, patch, channels, width, design)
     return _sum((_linear(tokens, channels * patch**2, width), _free(2 * width * norm)))

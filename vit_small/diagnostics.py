@@ -58,7 +58,7 @@ def pooling_matrix(grid: tuple[int, int]) -> Float[np.ndarray, "M N"]:
     return matrix
 
 
-def received(attention: Attention, grid: tuple[int, int], shift: int) -> Float[np.ndarray, "B rows columns"]:
+def received(attention: Attention, grid: tuple[int, int], shift: int) -> Float[np.ndarray, "images rows columns"]:
     """Of window attention: the mean probability that each token gets from its window, on the grid of the image."""
     window = round(attention.shape[-1] ** 0.5)
     mean = attention.mean(axis=(1, 2))

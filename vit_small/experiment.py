@@ -94,9 +94,7 @@ def split(config: ConfigDict, dataset: datasets.Dataset):
     return kept.images, kept.labels, *held_out, range(len(chosen.labels))
 
 
-def make_recipe(
-    config: ConfigDict, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> train.Recipe:
+def make_recipe(config: ConfigDict, num_classes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> train.Recipe:
     """The fixed part of a step; `mean` and `std` are the data's own, used where the config gives none."""
     augmentation = Augmentation(
         num_classes=num_classes,

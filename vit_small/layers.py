@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -53,7 +54,7 @@ class Linear(nn.Module):
         kernel_init, bias_init = linear_init(self.scheme, width, self.features * area)
         kernel = self.param("kernel", kernel_init, (width, self.features))
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -92,9 +93,7 @@ def residual(x: Float[Array, "B N D"], branch: Float[Array, "B N D"], layer: Lay
     return x + branch
 
 
-def inverse_temperature(
-    module: nn.Module, design: Design, heads: int, scale_width: int
-) -> Float[Array, " t"] | float:
+def inverse_temperature(module: nn.Module, design: Design, heads: int, scale_width: int) -> Float[Array, " t"] | float:
     """Inside a module: the learned parameter, or the fixed scale, of attention with this width."""
     scale = scale_width**-0.5
     if not design.learned_temperature:

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from common import pretrained
 from vit_small.design import Design
-from vit_small.models import CaiT, PiT, Swin, T2T, ViT
+from vit_small.models import T2T, CaiT, PiT, Swin, ViT
 from vit_small.models.t2t import sinusoid
 
 Path = tuple[str, ...]
@@ -59,15 +59,16 @@ def from_official(
     `like` has their shapes and types, as `jax.eval_shape` of `model.init` gives them. Raises UserError on names that
     are missing or left over, and on other shapes.
     """
-    table, leaves = entries(model), flatten_dict(dict(like))
+    table = entries(model)
+    leaves: Any = flatten_dict(dict(like))
     rows, template = [], {}
     for entry in table:
         leaf, place = leaves[entry.path], "/".join((*entry.path, ",".join(map(str, entry.index))))
         template[place] = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape[len(entry.index) :])
         rows.append(pretrained.Entry(entry.official, place, _LAYOUTS[entry.layout][0]))
     ignore = tuple(unused(model))
-    placed = pretrained.match(official, rows, unflatten_dict(template, sep="/"), ignore, where).tree
-    placed = flatten_dict(placed, sep="/")
+    matched = pretrained.match(official, rows, unflatten_dict(template, sep="/"), ignore, where)
+    placed: Any = flatten_dict(matched.tree, sep="/")
     parts: dict[Path, dict[tuple[int, ...], np.ndarray]] = {}
     for entry, row in zip(table, rows, strict=True):
         parts.setdefault(entry.path, {})[entry.index] = placed[row.target]

@@ -29,7 +29,9 @@ def shift_of(patch: int, ratio: float = 0.5) -> int:
     """Pixels of a shift: floor(ratio * patch). Raises ValueError where that is nothing."""
     shift = int(ratio * patch)
     if shift < 1:
-        raise ValueError(f"a patch of {patch} shifted by {ratio} of its side does not move; it needs at least one pixel.")
+        raise ValueError(
+            f"a patch of {patch} shifted by {ratio} of its side does not move; it needs at least one pixel."
+        )
     return shift
 
 

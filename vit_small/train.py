@@ -30,11 +30,17 @@ def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Arra
     return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), {})
 
 
+def apply(model: nn.Module, params: Any, images: Float[Array, "B H W C"], key: Array | None = None) -> dict[str, Any]:
+    """What a model returns: logits, features and so on."""
+    out: Any = model.apply({"params": params}, images, key)
+    return out
+
+
 def loss_and_logits(
     recipe: Recipe, params: Any, images: Float[Array, "B H W C"], targets: Float[Array, "B K"], key: Array | None
 ) -> tuple[Float[Array, ""], Float[Array, "B K"]]:
     """Mean cross entropy with soft targets; `key`: of stochastic depth."""
-    logits = recipe.model.apply({"params": params}, images, key)["logits"]
+    logits = apply(recipe.model, params, images, key)["logits"]
     return optax.softmax_cross_entropy(logits, targets).mean(), logits
 
 
@@ -62,14 +68,14 @@ def train_step(
 
 def temperatures(params: Any) -> list[Float[Array, "..."]]:
     """All learned temperatures, 1 / s, of all layers and heads."""
-    leaves = flatten_dict(params).items()
+    leaves: Any = flatten_dict(params).items()
     return [1.0 / leaf for path, leaf in leaves if path[-1] == "inverse_temperature"]
 
 
 def predict(recipe: Recipe, params: Any, images: Array) -> Float[Array, "B K"]:
     """Logits of uint8 images [B, H, W, C], normalised but not augmented."""
     normal = normalize(images, recipe.augmentation.mean, recipe.augmentation.std)
-    return recipe.model.apply({"params": params}, normal)["logits"]
+    return apply(recipe.model, params, normal)["logits"]
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_small.design import Design
-from vit_small.models import CaiT, PiT, Swin, T2T, ViT
+from vit_small.models import T2T, CaiT, PiT, Swin, ViT
 from vit_small.models.t2t import sinusoid
 from vit_small.official_names import from_official
 

@@ -30,7 +30,11 @@ def test_smoke_variants_are_fine(name):
     [
         ("vit", {"model.patch": 5}, r"config.model.patch is 5, but must divide config.image_size, 16"),
         ("vit", {"model.patch": 0}, "config.model.patch is 0"),
-        ("vit", {"model.patch": 1, "spt": True}, "config.shift_ratio is 0.5, but must move a patch of 1 by 1 to 1 whole"),
+        (
+            "vit",
+            {"model.patch": 1, "spt": True},
+            "config.shift_ratio is 0.5, but must move a patch of 1 by 1 to 1 whole",
+        ),
         ("vit", {"model.depth": 0}, "config.model.depth is 0, but must be a number above 0"),
         ("cait", {"model.patch": 16, "lsa": True}, "config.model.patch is 16, but must leave at least 2 tokens"),
         ("t2t", {"model.heads": 3}, "config.model.heads is 3, but must divide config.model.width, 16"),
@@ -38,7 +42,11 @@ def test_smoke_variants_are_fine(name):
         ("t2t", {"image_size": 18}, "config.image_size is 18, but must be a multiple of 4"),
         ("pit", {"model.heads": (2, 4)}, r"config.model.heads is \(2, 4\), but must have 3 numbers"),
         ("pit", {"model.patch": 8}, "config.model.patch is 8, but must give a patch grid that can be halved 2 times"),
-        ("swin", {"model.window": 16}, "config.model.window is 16, but must be at least 1 and at most the patch grid, 8"),
+        (
+            "swin",
+            {"model.window": 16},
+            "config.model.window is 16, but must be at least 1 and at most the patch grid, 8",
+        ),
         ("swin", {"model.window": 3}, "config.model.window is 3, but must divide the grid of stage 0, 8 x 8"),
         ("swin", {"model.window": 1, "lsa": True}, "config.model.window is 1, but must leave at least 2 tokens"),
         ("swin", {"model.heads": (5, 6, 12)}, r"must divide the stages' widths, 12 in stage 0"),
@@ -84,7 +92,9 @@ def write_pictures(root, classes, per_class=4):
     for label in range(classes):
         (root / f"class{label}").mkdir(parents=True)
         for index in range(per_class):
-            Image.fromarray(random.integers(0, 256, (20, 18, 3), np.uint8)).save(root / f"class{label}" / f"{index}.png")
+            Image.fromarray(random.integers(0, 256, (20, 18, 3), np.uint8)).save(
+                root / f"class{label}" / f"{index}.png"
+            )
 
 
 def test_own_pictures(tmp_path):
@@ -96,7 +106,9 @@ def test_own_pictures(tmp_path):
     build_refused("needs the folder of your pictures", dataset="folder")
     broken = tmp_path / "good" / "class1" / "2.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    build_refused(rf"picture {re.escape(str(broken))} cannot be read", dataset="folder", dataset_path=str(tmp_path / "good"))
+    build_refused(
+        rf"picture {re.escape(str(broken))} cannot be read", dataset="folder", dataset_path=str(tmp_path / "good")
+    )
 
 
 def error_of(program, *arguments, devices=1):
@@ -109,7 +121,9 @@ def error_of(program, *arguments, devices=1):
 
 def test_unknown_variant(tmp_path):
     error = error_of("main", "--config=vit_small/configs/vit.py:smok", f"--workdir={tmp_path / 'run'}")
-    assert re.search(r"variant 'smok' does not exist \(did you mean 'smoke'\?\); known variants: cifar10, cifar100", error)
+    assert re.search(
+        r"variant 'smok' does not exist \(did you mean 'smoke'\?\); known variants: cifar10, cifar100", error
+    )
 
 
 def test_batch_that_does_not_divide_over_the_devices(tmp_path):

@@ -1,4 +1,4 @@
-"""The command line as a user types it: what a run leaves, that a kill changes nothing, analysis, predictions, weights."""
+"""The command line as a user types it: what a run leaves, kills, analysis, predictions, weights."""
 
 import csv
 import json
@@ -68,7 +68,9 @@ def test_killed_three_times(finished, tmp_path):
     running.assert_same_run(finished.folder, tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in ("t2t", "cait", "pit", "swin")])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("t2t", "cait", "pit", "swin")]
+)
 def test_smoke_run_and_analysis_of_every_architecture(name, tmp_path):
     flags = cli.flags(name, tmp_path / "run", spt=True, lsa=True)
     cli.run("main", *flags)
@@ -100,9 +102,7 @@ def test_predictions(finished, tmp_path):
     from common import data as datasets
 
     config = cli.config(**finished.fields)
-    dataset = datasets.load(
-        "glyphs", task="classification", image_size=16, channels=3, options=config.glyphs.to_dict()
-    )
+    dataset = datasets.load("glyphs", task="classification", image_size=16, channels=3, options=config.glyphs.to_dict())
     test = dataset.splits["test"]
     for i, image in enumerate(test.images):
         (tmp_path / "pictures").mkdir(exist_ok=True)

@@ -89,7 +89,9 @@ def test_layers_written_out_and_fused_spt_are_the_same_model(name):
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("spt", "lsa"), [pytest.param(*case, marks=[pytest.mark.slow] * (sum(case) == 1)) for case in CASES])
+@pytest.mark.parametrize(
+    ("spt", "lsa"), [pytest.param(*case, marks=[pytest.mark.slow] * (sum(case) == 1)) for case in CASES]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_paper_size(name, spt, lsa, side):
     prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
@@ -194,7 +196,12 @@ def test_stochastic_depth_is_for_training_only(name):
 
 def test_rates_of_stochastic_depth():
     arrays, design = official.golden("augmentation"), Design(drop_path=0.1)
-    for name, form, depth in (("vit", "constant", 9), ("pit", "constant", 3), ("t2t", "linear", 12), ("swin", "linear", 12)):
+    for name, form, depth in (
+        ("vit", "constant", 9),
+        ("pit", "constant", 3),
+        ("t2t", "linear", 12),
+        ("swin", "linear", 12),
+    ):
         # T2T's token transformer is listed before the blocks, with a rate of 0.
         official_rates = arrays[f"drop_rate.{name}.values"][-depth:]
         rates = design.drop_rates(depth, form)

@@ -109,7 +109,7 @@ def test_a_moved_image_moves_its_inner_tokens():
 
 
 def test_what_cannot_be_tokenised():
-    with pytest.raises(ValueError, match="patch of 1 shifted by 0.5 of its side does not move"):
+    with pytest.raises(ValueError, match=r"patch of 1 shifted by 0\.5 of its side does not move"):
         spt.shift_of(1)
     assert spt.shift_of(5) == 2
     with pytest.raises(ValueError, match="patches of 4 do not divide 10 x 8"):

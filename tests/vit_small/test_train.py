@@ -8,7 +8,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from common import optim
-from common.experiment import TrainState
 from tests.vit_small import cli, official
 from vit_small import experiment, train
 from vit_small.augmentation import Augmentation
@@ -78,7 +77,9 @@ def test_decay_of_matrices_only():
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), params)
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = recipe.optimizer.update(zero, recipe.optimizer.init(params), params)
-    decays = {jax.tree_util.keystr(p): float(jnp.abs(u).max()) > 0 for p, u in jax.tree_util.tree_leaves_with_path(updates)}
+    decays = {
+        jax.tree_util.keystr(p): float(jnp.abs(u).max()) > 0 for p, u in jax.tree_util.tree_leaves_with_path(updates)
+    }
     assert {path for path, moved in decays.items() if moved} == {path for path in decays if path.endswith("['kernel']")}
     assert not decays["['position']"]
     assert not decays["['blocks']['attention']['inverse_temperature']"]

@@ -20,9 +20,7 @@ SIZE = {
     **{"model.width": 96, "model.depths": (2, 6, 4), "model.head_dim": 48},
     "optimizer.learning_rate": 1e-3,
 }
-VARIANTS = vit.variants(
-    SIZE, {"model.width": 8, "model.depths": (1, 1, 1), "model.head_dim": 4}, {"model.patch": 4}
-)
+VARIANTS = vit.variants(SIZE, {"model.width": 8, "model.depths": (1, 1, 1), "model.head_dim": 4}, {"model.patch": 4})
 
 
 def get_config(variant: str = "") -> ConfigDict:

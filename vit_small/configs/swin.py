@@ -20,9 +20,7 @@ SIZE = {
     **{"model.width": 96, "model.depths": (2, 6, 4)},
     "optimizer.learning_rate": 1e-3,
 }
-VARIANTS = vit.variants(
-    SIZE, {"model.width": 12, "model.depths": (2, 1, 1), "model.window": 2}, {"model.patch": 4}
-)
+VARIANTS = vit.variants(SIZE, {"model.width": 12, "model.depths": (2, 1, 1), "model.window": 2}, {"model.patch": 4})
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -87,7 +87,9 @@ SMOKE = {
 SIZE = {"model.width": 192, "model.depth": 9, "model.heads": 12, "model.hidden": 384, "optimizer.learning_rate": 3e-3}
 
 
-def variants(size: dict[str, object], smoke: dict[str, object], large: dict[str, object]) -> dict[str, dict[str, object]]:
+def variants(
+    size: dict[str, object], smoke: dict[str, object], large: dict[str, object]
+) -> dict[str, dict[str, object]]:
     """The variants of an architecture: its paper size, its smallest size, and what changes at 64 pixels."""
     published = {name: {**fields, **size} for name, fields in DATASETS.items()}
     published["tiny_imagenet"] |= large

@@ -8,4 +8,4 @@ from vit_small.models.vit import ViT
 
 ARCHITECTURES = {"vit": ViT, "t2t": T2T, "cait": CaiT, "pit": PiT, "swin": Swin}
 
-__all__ = ["ARCHITECTURES", "CaiT", "PiT", "Swin", "T2T", "ViT"]
+__all__ = ["ARCHITECTURES", "T2T", "CaiT", "PiT", "Swin", "ViT"]

@@ -54,7 +54,9 @@ class TalkingHeads(nn.Module):
         q = Linear(inner, "xavier", use_bias=False, dtype=dtype, name="q")(x)
         k, v = jnp.split(Linear(2 * inner, "xavier", use_bias=False, dtype=dtype, name="kv")(context), 2, axis=-1)
         out, probabilities = lsa.attend_with_talking_heads(
-            *(split_heads(part, self.heads) for part in (q, k, v)),
+            split_heads(q, self.heads),
+            split_heads(k, self.heads),
+            split_heads(v, self.heads),
             inverse_temperature(self, self.design, self.heads, self.head_dim),
             self.param("mix_before", normal(1.0), (self.heads, self.heads)),
             self.param("mix_after", normal(1.0), (self.heads, self.heads)),

@@ -28,9 +28,7 @@ def unfold(images: Float[Array, "B H W C"]) -> Float[Array, "B h w C*9"]:
     batch, height, width, channels = images.shape
     rows, columns = (height + 1) // 2, (width + 1) // 2
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    windows = [
-        padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(3) for j in range(3)
-    ]
+    windows = [padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(3) for j in range(3)]
     return jnp.stack(windows, axis=-1).reshape(batch, rows, columns, channels * 9)
 
 
