@@ -86,5 +86,11 @@ def _no_augmentation(classes: int, config: ConfigDict) -> experiment.Augmentatio
     return experiment.Augmentation(classes, (0.5,) * config.channels, (0.5,) * config.channels)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """A config is needed for reading official weights only: a run has its own."""
+    reading = any(argument.startswith("--weights") for argument in argv)
+    return configs.parse_flags(argv) if reading else flags.FLAGS(argv)
+
+
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)), flags_parser=configs.parse_flags)
+    app.run(lambda argv: sys.exit(main(argv)), flags_parser=parse)

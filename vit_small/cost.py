@@ -52,10 +52,11 @@ def count_macs(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def _of_jaxpr(jaxpr: Jaxpr) -> int:
-    total = 0
+    total: int = 0
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
-        shapes = [getattr(variable.aval, "shape", ()) for variable in (*equation.outvars[:1], *equation.invars[:2])]
+        variables = (*equation.outvars[:1], *equation.invars[:2])
+        shapes: list[tuple[int, ...]] = [getattr(variable.aval, "shape", ()) for variable in variables]
         if kind == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             depth = math.prod(shapes[1][axis] for axis in contracted)
