@@ -1,4 +1,4 @@
-"""AutoAugment's operations image by image with Pillow, as the official code has them: to compare with, and for tests."""
+"""AutoAugment's operations image by image with Pillow, as in the official code: to compare with, and for tests."""
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
