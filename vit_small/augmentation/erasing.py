@@ -57,7 +57,8 @@ def erase(
     images: Float[Array, "B h w c"], rectangle: Rectangle, fill: Sequence[float] | Float[Array, "B h w c"]
 ) -> Float[Array, "B h w c"]:
     """The images with `fill`, a value for each channel or for each pixel, in their rectangles."""
+    height, width = images.shape[1:3]
     top, left, tall, wide = rectangle
-    erased = inside_boxes(*images.shape[1:3], top, top + tall, left, left + wide)
+    erased = inside_boxes(height, width, top, top + tall, left, left + wide)
     paint = fill if isinstance(fill, jax.Array) else jnp.asarray(fill, images.dtype)[None, None, None]
     return jnp.where(erased[..., None], paint, images)

@@ -95,8 +95,9 @@ def augment(
     targets = mixing.smooth_labels(labels, spec.num_classes, spec.label_smoothing)
     if not spec.cutmix + spec.mixup:
         return images, targets
+    batch, height, width = images.shape[:3]
     key = jax.random.fold_in(key, 1)
-    drawn = mixing.draw_mix(key, *images.shape[:3], spec.cutmix, spec.mixup, spec.mix_alpha)
+    drawn = mixing.draw_mix(key, batch, height, width, spec.cutmix, spec.mixup, spec.mix_alpha)
     return mixing.mix(images, targets, drawn)
 
 
