@@ -1,4 +1,6 @@
-"""AutoAugment's operations image by image with Pillow, as the official code has them: to compare with, and for tests."""
+"""AutoAugment's operations image by image with Pillow, as in the official code: to compare with, and for tests."""
+
+import math
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -37,7 +39,7 @@ def operate(image: Image.Image, name: str, level: int, sign: int) -> Image.Image
     if name == "posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "solarize":
-        return ImageOps.solarize(image, magnitude)
+        return ImageOps.solarize(image, math.ceil(magnitude))
     plain = {"autocontrast": ImageOps.autocontrast, "equalize": ImageOps.equalize, "invert": ImageOps.invert}
     return plain[name](image)
 

@@ -16,6 +16,11 @@ def image_keys(key: PRNGKeyArray, batch_size: int) -> Key[Array, " B"]:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch_size))
 
 
+def uniform_integers(uniform: Float[Array, "*shape"], bound: Int[Array, "*other"] | int) -> Int[Array, "*shape"]:
+    """Integers 0..bound - 1 from uniform numbers in [0, 1): several draws of an image can share one call."""
+    return jnp.floor(uniform * bound).astype(jnp.int32)
+
+
 def flip_horizontal(images: Shaped[Array, "B h w c"], flipped: Bool[Array, " B"]) -> Shaped[Array, "B h w c"]:
     """The images, those `flipped` mirrored left to right."""
     return jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)

@@ -45,7 +45,10 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
         accepted = f"must be below total_steps, {total_steps}"
         raise UserError(f"the optimizer's warmup_steps is {warmup_steps}, but {accepted}.")
     initial_rate = _number(config, "initial_learning_rate", least=0.0)
-    return optax.warmup_cosine_decay_schedule(initial_rate, rate, warmup_steps, total_steps, end_value=final_rate)
+    rise = (rate - initial_rate) / max(warmup_steps, 1)
+    cosine = optax.cosine_decay_schedule(rate, total_steps - warmup_steps, alpha=final_rate / rate)
+    # Not optax.linear_schedule, whose float32 difference of large numbers is off by 1e-4 near a small initial rate.
+    return optax.join_schedules([lambda step: initial_rate + rise * step, cosine], [warmup_steps])
 
 
 def make_optimizer(config: ConfigDict, decayed: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def within(count, draws, probability, sigmas=5):
 
 def test_cutmix_boxes_equal_official(float64):
     rows = golden("augmentation")["cutmix_box"]
-    for side in np.unique(rows[:, 0]).astype(int):
+    for side in (int(side) for side in np.unique(rows[:, 0])):
         cases = rows[rows[:, 0] == side]
         box, kept = jax.vmap(lambda share, center, side=side: mixing.cutmix_box(side, side, share, center))(
             jnp.asarray(cases[:, 1]), jnp.asarray(cases[:, 2:4], jnp.int32)
@@ -73,7 +74,7 @@ def test_soft_labels_give_the_official_loss_and_gradient(float64):
 @pytest.mark.parametrize("step", range(6))
 def test_mixed_batches_equal_official(step):
     arrays = golden("train_steps")
-    images = np.random.default_rng(__import__("zlib").crc32(f"train/x{step}".encode())).standard_normal((6, 3, 16, 16))
+    images = np.random.default_rng(zlib.crc32(f"train/x{step}".encode())).standard_normal((6, 3, 16, 16))
     images = jnp.asarray(np.moveaxis(images, 1, -1), jnp.float32)
     targets = mixing.smooth_labels(jnp.asarray(arrays["labels"][step]), 5, 0.1)
     mode = {"none": mixing.NONE, "cutmix": mixing.CUTMIX, "mixup": mixing.MIXUP}[arrays["modes"][step]]
@@ -95,7 +96,8 @@ def test_erasing_equals_official():
     arrays = golden("augmentation")
     side, area, aspect, tall, wide, fits = arrays["erasing_geometry"].T
     ours = [
-        np.asarray(erasing.rectangle_size(int(s), int(s), *jnp.float32(draw))) for s, *draw in zip(side, area, aspect)
+        np.asarray(erasing.rectangle_size(int(s), int(s), *jnp.float32(draw)))
+        for s, *draw in zip(side, area, aspect, strict=True)
     ]
     np.testing.assert_array_equal(np.array(ours), np.stack([tall, wide, fits], axis=1))
 
@@ -114,11 +116,12 @@ def test_nothing_but_normalising_is_left_without_augmentation():
     np.testing.assert_array_equal(targets, jax.nn.one_hot(labels, 10))
 
 
-@pytest.mark.parametrize("policy", ["cifar10", "svhn", "imagenet"])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("policy", "channels"), [("cifar10", 3), ("svhn", 3), ("imagenet", 3), ("cifar10", 1)])
 def test_the_whole_recipe(policy, channels):
     images, labels = batch(channels=channels)
-    spec = dataclasses.replace(CIFAR10, policy=policy, mean=(0.5,) * channels, std=(0.25,) * channels)
+    spec = dataclasses.replace(CIFAR10, policy=policy)
+    if channels == 1:
+        spec = dataclasses.replace(spec, mean=(0.5,), std=(0.25,))
     pixels, targets = compiled(images, labels, jax.random.key(0), spec)
     again, _ = compiled(images, labels, jax.random.key(0), spec)
     other, _ = compiled(images, labels, jax.random.key(1), spec)
@@ -141,10 +144,10 @@ def test_an_image_is_treated_alike_in_a_batch_of_any_size():
 
 
 def test_images_of_a_batch_are_treated_differently():
-    images = jnp.broadcast_to(batch()[0][:1], (64, 12, 12, 3))
+    images = jnp.broadcast_to(batch()[0][:1], (16, 12, 12, 3))
     spec = dataclasses.replace(CIFAR10, cutmix=0.0, mixup=0.0)
-    pixels, _ = compiled(images, jnp.zeros(64, jnp.int32), jax.random.key(0), spec)
-    assert len(np.unique(np.asarray(pixels).reshape(64, -1), axis=0)) >= 60
+    pixels, _ = compiled(images, jnp.zeros(16, jnp.int32), jax.random.key(0), spec)
+    assert len(np.unique(np.asarray(pixels).reshape(16, -1), axis=0)) == 16
 
 
 def test_flips_and_crops_happen_as_often_as_they_should():
@@ -181,7 +184,7 @@ def test_what_is_erased_is_painted(fill, value):
     spec = dataclasses.replace(NOTHING, erase=1.0, erase_fill=fill)
     pixels = np.asarray(compiled(images, labels, jax.random.key(0), spec)[0])
     plain = np.asarray(compiled(images, labels, jax.random.key(0), NOTHING)[0])
-    changed = (pixels != plain).any(axis=-1)
+    changed = (np.abs(pixels - plain) > 1e-4).any(axis=-1)
     assert changed.any(axis=(1, 2)).all()
     np.testing.assert_allclose(pixels[changed], np.broadcast_to(value, pixels[changed].shape), rtol=1e-6)
 
@@ -190,7 +193,7 @@ def test_noise_is_painted():
     images, labels = batch(size=64, side=16)
     spec = dataclasses.replace(NOTHING, erase=1.0, erase_fill="noise")
     pixels, plain = (np.asarray(compiled(images, labels, jax.random.key(0), s)[0]) for s in (spec, NOTHING))
-    noise = pixels[pixels != plain]
+    noise = pixels[np.abs(pixels - plain) > 1e-4]
     assert noise.size > 1000
     assert abs(noise.mean()) < 5 / np.sqrt(noise.size)
     assert abs(noise.std() - 1) < 5 / np.sqrt(noise.size)
@@ -240,7 +243,7 @@ import jax, numpy as np
 from common import parallel
 from tests.vit_small.test_augmentation import CIFAR10, augment, batch
 assert jax.device_count() == 8
-images, labels = batch(32)
+images, labels = batch()
 def split(images, labels, key):
     return augment(*parallel.constrain_batch((images, labels)), key, CIFAR10)
 program = jax.jit(split, out_shardings=parallel.batched())
@@ -260,7 +263,7 @@ def test_eight_devices_equal_one(tmp_path):
     command = [sys.executable, "-c", ON_EIGHT, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    images, labels = batch(32)
+    images, labels = batch()
     for seed in range(4):
         pixels, targets = compiled(images, labels, jax.random.key(seed), CIFAR10)
         with np.load(tmp_path / f"{seed}.npz") as eight:

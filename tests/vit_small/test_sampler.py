@@ -26,8 +26,8 @@ def test_batches_equal_official():
     random = np.random.RandomState(0)
     orders = jnp.asarray(np.stack([random.permutation(num_images) for _ in range(4)]))
     for step, official in enumerate(arrays["sampler.batches"]):
-        start = step * batch_size
-        ours = sampler.read_passes(orders[start // num_images :], start % num_images, int(batch_size))
+        start = int(step * batch_size)
+        ours = sampler.read_passes(orders[start // num_images :], start % int(num_images), int(batch_size))
         np.testing.assert_array_equal(ours, official)
     assert len(arrays["sampler.batches"]) == sampler.steps_per_epoch(int(num_images), int(batch_size), passes=3)
 

@@ -1,4 +1,4 @@
-"""The training recipe's augmentation, on the device and inside the compiled step: `augment(images, labels, key, spec)`."""
+"""The training recipe's augmentation, on the device inside the compiled step: `augment(images, labels, key, spec)`."""
 
 from vit_small.augmentation.recipe import Augmentation, augment
 

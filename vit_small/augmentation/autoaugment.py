@@ -1,11 +1,12 @@
-"""AutoAugment (Cubuk et al. 2019): one of 25 sub-policies for each image, its two operations each with a probability."""
+"""AutoAugment (Cubuk et al. 2019): one of 25 sub-policies for each image, two operations each with a probability."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int, Key, UInt8
 
+from common.augment import uniform_integers
 from vit_small.augmentation.operations import apply_operations
 from vit_small.augmentation.policies import INDEX, policy_table
 
@@ -28,14 +29,11 @@ def draw_choice(keys: Key[Array, " B"], policy: str, random_rotation_sign: bool)
     """
     probabilities, operations, levels = (jnp.asarray(table) for table in policy_table(policy))
 
-    def draw(key: PRNGKeyArray) -> tuple[Bool[Array, " 2"], Int[Array, ""], Int[Array, " 2"]]:
-        of_sub_policy, of_coins, of_signs = jax.random.split(key, 3)
-        sub_policy = jax.random.randint(of_sub_policy, (), 0, len(operations))
-        happens = jax.random.uniform(of_coins, (2,)) < probabilities[sub_policy]
-        return happens, sub_policy, jax.random.rademacher(of_signs, (2,), jnp.int32)
-
-    happens, sub_policy, sign = jax.vmap(draw)(keys)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (5,)))(keys)
+    sub_policy = uniform_integers(uniform[:, 0], len(operations))
+    happens = uniform[:, 1:3] < probabilities[sub_policy]
     operation = jnp.where(happens, operations[sub_policy], INDEX["identity"])
+    sign = jnp.where(uniform[:, 3:5] < 0.5, -1, 1)
     if not random_rotation_sign:
         sign = jnp.where(operation == INDEX["rotate"], 1, sign)
     return Choice(operation, levels[sub_policy], sign)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from common.augment import inside_boxes
+from common.augment import inside_boxes, uniform_integers
 
 
 class Rectangle(NamedTuple):
@@ -41,26 +41,24 @@ def draw_rectangles(
 ) -> Rectangle:
     """A rectangle for each image: the first of `attempts` uniform pairs of area and aspect that fits, if any does."""
 
-    def draw(key: PRNGKeyArray) -> Rectangle:
-        of_coin, of_area, of_aspect, of_top, of_left = jax.random.split(key, 5)
-        areas = jax.random.uniform(of_area, (attempts,), minval=area[0], maxval=area[1])
-        aspects = jax.random.uniform(of_aspect, (attempts,), minval=aspect[0], maxval=aspect[1])
-        tall, wide, fits = rectangle_size(height, width, areas, aspects)
-        first = jnp.argmax(fits)
-        happens = (jax.random.uniform(of_coin) < probability) & fits[first]
-        tall, wide = jnp.where(happens, tall[first], 0), jnp.where(happens, wide[first], 0)
-        top = jax.random.randint(of_top, (), 0, height - tall + 1)
-        left = jax.random.randint(of_left, (), 0, width - wide + 1)
-        return Rectangle(top, left, tall, wide)
-
-    return jax.vmap(draw)(keys)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (3 + 2 * attempts,)))(keys)
+    coin, of_top, of_left = uniform[:, 0], uniform[:, 1], uniform[:, 2]
+    areas, aspects = jnp.split(uniform[:, 3:], 2, axis=1)
+    areas, aspects = area[0] + (area[1] - area[0]) * areas, aspect[0] + (aspect[1] - aspect[0]) * aspects
+    tall, wide, fits = rectangle_size(height, width, areas, aspects)
+    first = jnp.argmax(fits, axis=1, keepdims=True)
+    happens = (coin < probability) & fits.any(axis=1)
+    tall, wide = (jnp.where(happens, jnp.take_along_axis(side, first, axis=1)[:, 0], 0) for side in (tall, wide))
+    top, left = uniform_integers(of_top, height - tall + 1), uniform_integers(of_left, width - wide + 1)
+    return Rectangle(top, left, tall, wide)
 
 
 def erase(
     images: Float[Array, "B h w c"], rectangle: Rectangle, fill: Sequence[float] | Float[Array, "B h w c"]
 ) -> Float[Array, "B h w c"]:
     """The images with `fill`, a value for each channel or for each pixel, in their rectangles."""
+    height, width = images.shape[1:3]
     top, left, tall, wide = rectangle
-    erased = inside_boxes(*images.shape[1:3], top, top + tall, left, left + wide)
+    erased = inside_boxes(height, width, top, top + tall, left, left + wide)
     paint = fill if isinstance(fill, jax.Array) else jnp.asarray(fill, images.dtype)[None, None, None]
     return jnp.where(erased[..., None], paint, images)

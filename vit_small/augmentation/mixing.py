@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from common.augment import inside_boxes
+from common.augment import inside_boxes, uniform_integers
 
 NONE, CUTMIX, MIXUP = 0, 1, 2
 
@@ -28,15 +28,14 @@ def draw_mix(
     key: PRNGKeyArray, batch_size: int, height: int, width: int, cutmix: float, mixup: float, alpha: float
 ) -> Mix:
     """A `Mix` with these probabilities of CutMix and MixUp and a share from Beta(alpha, alpha)."""
-    of_mode, of_share, of_row, of_column, of_partner = jax.random.split(key, 5)
-    coin = jax.random.uniform(of_mode)
-    uniform = alpha == 1.0  # Beta(1, 1), without the time that compiling the general one takes
-    share = jax.random.uniform(of_share) if uniform else jax.random.beta(of_share, alpha, alpha)
-    row, column = jax.random.randint(of_row, (), 0, height), jax.random.randint(of_column, (), 0, width)
+    of_uniform, of_share, of_partner = jax.random.split(key, 3)
+    coin, of_row, of_column, share = jax.random.uniform(of_uniform, (4,))
+    if alpha != 1.0:  # Beta(1, 1) is uniform
+        share = jax.random.beta(of_share, alpha, alpha)
     return Mix(
         mode=jnp.where(coin < cutmix, CUTMIX, jnp.where(coin < cutmix + mixup, MIXUP, NONE)),
         share=share,
-        center=jnp.stack([row, column]),
+        center=jnp.stack([uniform_integers(of_row, height), uniform_integers(of_column, width)]),
         partner=jax.random.permutation(of_partner, batch_size),
     )
 

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt8
 
-from common.augment import flip_horizontal, image_keys, normalize, padded_crop
+from common.augment import flip_horizontal, image_keys, normalize, padded_crop, uniform_integers
 from common.errors import UserError, did_you_mean
 from vit_small.augmentation import autoaugment, erasing, mixing
 from vit_small.augmentation.policies import POLICIES
@@ -96,8 +95,9 @@ def augment(
     targets = mixing.smooth_labels(labels, spec.num_classes, spec.label_smoothing)
     if not spec.cutmix + spec.mixup:
         return images, targets
+    batch, height, width = images.shape[:3]
     key = jax.random.fold_in(key, 1)
-    drawn = mixing.draw_mix(key, *images.shape[:3], spec.cutmix, spec.mixup, spec.mix_alpha)
+    drawn = mixing.draw_mix(key, batch, height, width, spec.cutmix, spec.mixup, spec.mix_alpha)
     return mixing.mix(images, targets, drawn)
 
 
@@ -112,14 +112,12 @@ def augment_images(images: UInt8[Array, "B h w c"], key: PRNGKeyArray, spec: Aug
     if min(height, width) < 3:
         raise UserError(f"images of {height} x {width} pixels are too small to augment; use at least 3 x 3.")
     keys = image_keys(jax.random.fold_in(key, 0), batch)
-    of_flip, of_crop, of_policy, of_erasing, of_noise = jnp.moveaxis(
-        jax.vmap(lambda k: jax.random.split(k, 5))(keys), 1, 0
-    )
+    of_place, of_policy, of_erasing, of_noise = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(4))
+    of_flip, of_top, of_left = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(of_place).T
     if spec.flip:
-        flipped = jax.vmap(jax.random.bernoulli, (0, None))(of_flip, spec.flip)
-        images = flip_horizontal(images, flipped)
+        images = flip_horizontal(images, of_flip < spec.flip)
     if spec.crop_padding:
-        top, left = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, 2 * spec.crop_padding + 1))(of_crop).T
+        top, left = (uniform_integers(uniform, 2 * spec.crop_padding + 1) for uniform in (of_top, of_left))
         images = padded_crop(images, top, left, spec.crop_padding)
     if spec.policy != "none":
         choice = autoaugment.draw_choice(of_policy, spec.policy, spec.random_rotation_sign)
