@@ -4,7 +4,7 @@ VENV ?= .venv
 CONFIG ?= fewshot/configs/cxgrad.py
 RUN := $(VENV)/bin/python -m
 
-.PHONY: install demo test slow lint lock speed claims
+.PHONY: install demo test slow data lint lock speed claims
 
 install: $(VENV)/installed
 
@@ -22,12 +22,16 @@ test: install
 slow: install
 	$(RUN) pytest -n 2 -m slow
 
+data: install  # the builders of data sets under TensorFlow's own test case
+	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[data]'
+	$(RUN) pytest tests/common/data/test_builders.py
+
 lint: install
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	PATH="$(abspath $(VENV))/bin:$$PATH" $(RUN) pyright
 
-lock: install  # the exact versions of this environment, without any address
+lock: data  # the exact versions of this environment, without any address
 	$(RUN) pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
 
 speed: install

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -36,12 +36,19 @@ def run(
     build: phases.Build | None = None,
     phases_of: Callable[[ConfigDict], Sequence[Phase]] | None = None,
     modes: Mapping[str, Mode] | None = None,
+    evaluation_fields: Collection[str] = (),
 ) -> None:
-    """Parse the flags and run: `build` (or the phases) for the modes train and eval, `modes` for a method's own."""
-    app.run(lambda argv: sys.exit(_main(build, phases_of, modes or {})), flags_parser=configs.parse_flags)
+    """Parse the flags and run: `build` (or the phases) for the modes train and eval, `modes` for a method's own.
+
+    `evaluation_fields` are read by --mode=eval alone: empty in training, and free to be set for a finished run.
+    """
+    app.run(
+        lambda argv: sys.exit(_main(build, phases_of, modes or {}, evaluation_fields)),
+        flags_parser=configs.parse_flags,
+    )
 
 
-def _main(build, phases_of, modes: Mapping[str, Mode]) -> int:
+def _main(build, phases_of, modes: Mapping[str, Mode], evaluation_fields: Collection[str] = ()) -> int:
     try:
         _start_jax()
         config = _CONFIG.value
@@ -49,12 +56,13 @@ def _main(build, phases_of, modes: Mapping[str, Mode]) -> int:
             raise UserError(
                 f"--mode is {_MODE.value!r}, but one of {', '.join(['train', 'eval', *modes])} is expected."
             )
-        folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default_path(config)
+        folder = Path(_WORKDIR.value) if _WORKDIR.value else workdir.default_path(config, evaluation_fields)
         if _MODE.value in modes:
             modes[_MODE.value](config, folder)
             return 0
         stages = phases.plan(config, build, phases_of)
-        return _train(stages, config, folder) if _MODE.value == "train" else _evaluate(stages, config, folder)
+        run_mode = _train if _MODE.value == "train" else _evaluate
+        return run_mode(stages, config, folder, evaluation_fields)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -63,24 +71,25 @@ def _main(build, phases_of, modes: Mapping[str, Mode]) -> int:
         return 1
 
 
-def _train(stages: Sequence[Phase], config: ConfigDict, folder: Path) -> int:
+def _train(stages: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str]) -> int:
+    workdir.check_unset(config, evaluation_fields)
     if workdir.is_done(folder):
-        workdir.check_config(folder, config)
+        workdir.check_config(folder, config, evaluation_fields)
         print(f"The run in {folder} is finished already; use --mode=eval to evaluate it, or another --workdir.")
         last = folder / stages[-1].name / "results.json"
         _show(f"Results of {folder}", json.loads(last.read_text()) if last.exists() else {})
         return 0
-    outcomes = phases.train(stages, config, folder)
+    outcomes = phases.train(stages, config, folder, evaluation_fields)
     last = outcomes.get(stages[-1].name)
     if last is not None and last.finished:
         _show(f"Results of {folder}", last.results)
     return 0
 
 
-def _evaluate(stages: Sequence[Phase], config: ConfigDict, folder: Path) -> int:
-    values = phases.evaluate(stages, config, folder)
+def _evaluate(stages: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str]) -> int:
+    values = phases.evaluate(stages, config, folder, evaluation_fields)
     if parallel.is_main():
-        file = workdir.write_results(folder, "eval", values)
+        file = workdir.write_results(folder, workdir.evaluation_name(config, evaluation_fields), values)
         _show(f"Evaluation of {folder}, written to {file.name}", values)
     return 0
 

@@ -15,24 +15,34 @@ class PerExample:
     """Outputs of `function(state, data, indices [b])` for each of `count` examples or a range of them, as NumPy arrays.
 
     `function` returns a tree whose leaves have the batch in front. It is compiled once; the batch is split over the
-    devices, and its size is rounded up to a multiple of their number.
+    devices, and its size is rounded up to a multiple of their number. With `fetch`, it gets `fetch(indices)` in their
+    place: host arrays or `parallel.Rows` with the batch in front, made while the device computes the batch before.
     """
 
-    def __init__(self, function: Callable[[PyTree, PyTree, jax.Array], PyTree], count: int, batch_size: int):
-        def evaluate(state, data, indices):
-            return function(state, data, parallel.constrain_batch(indices))
+    def __init__(
+        self,
+        function: Callable[[PyTree, PyTree, jax.Array], PyTree],
+        count: int,
+        batch_size: int,
+        fetch: Callable[[np.ndarray], PyTree] | None = None,
+    ):
+        def evaluate(state, data, batch):
+            return function(state, data, parallel.constrain_batch(batch))
 
-        self.count = count
+        self.count, self._fetch = count, fetch
         self._batch_size = -(-min(batch_size, count) // jax.device_count()) * jax.device_count()
         self._compiled = jax.jit(evaluate, out_shardings=parallel.replicated())
 
     def __call__(self, state: PyTree, data: PyTree, examples: range | None = None) -> PyTree:
         examples = range(self.count) if examples is None else examples
-        outputs = []
+        waiting, outputs = None, []
         for first in range(examples.start, examples.stop, self._batch_size):
             indices = np.minimum(np.arange(first, first + self._batch_size, dtype=np.int32), examples.stop - 1)
-            placed = parallel.place(indices, parallel.batched())
-            outputs.append(jax.device_get(self._compiled(state, data, placed)))
+            batch = parallel.place(self._fetch(indices) if self._fetch else indices, parallel.batched())
+            if waiting is not None:
+                outputs.append(jax.device_get(waiting))
+            waiting = self._compiled(state, data, batch)
+        outputs.append(jax.device_get(waiting))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(examples)], *outputs)
 
 

@@ -32,8 +32,9 @@ class Experiment:
     """Data and pure functions; `common.loop.fit` does the rest.
 
     `data` is an argument of every compiled function and never captured by one. Exactly one of `batch` (gathered inside
-    the compiled step from data on the device) and `host_batch` (NumPy arrays of the whole global batch, a pure function
-    of seed and step) is given. Every leaf of a batch has the global batch in front.
+    the compiled step from data on the device) and `host_batch` (NumPy arrays of the whole global batch, or
+    `parallel.Rows` that each process makes its part of; a pure function of seed and step) is given. Every leaf of a
+    batch has the global batch in front.
     """
 
     data: PyTree

@@ -75,6 +75,16 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+class Rows:
+    """A host array [n, ...] whose rows are made when they are placed: each process makes those of its own devices."""
+
+    def __init__(self, shape: tuple[int, ...], make: Callable[[slice], np.ndarray]):
+        self.shape, self.ndim, self._make = shape, len(shape), make
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        return self._make(index[0])  # sharded by row, so the other axes are whole
+
+
 def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Put host arrays, equal on all processes, on the devices. Arrays that are there already stay as they are."""
 
@@ -83,7 +93,7 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
             return leaf
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
-        host = np.asarray(leaf)
+        host: Any = leaf if isinstance(leaf, Rows) else np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(put, tree)

@@ -1,6 +1,6 @@
 """Runs of one or several phases; a finished phase is never run again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -32,13 +32,15 @@ def phase_config(config: ConfigDict, phase: Phase) -> ConfigDict:
     return own.lock()
 
 
-def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
+def train(
+    phases: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str] = ()
+) -> dict[str, loop.Outcome]:
     """Run the phases one after the other, each in its sub-folder; stop after one that was interrupted.
 
     Each is built only when the ones before it are finished, with their states as read back from disk.
     """
     if parallel.is_main():
-        workdir.open_for_training(folder, config)
+        workdir.open_for_training(folder, config, evaluation_fields)
     parallel.barrier("open workdir")
     outcomes: dict[str, loop.Outcome] = {}
     finished: dict[str, TrainState] = {}
@@ -46,7 +48,7 @@ def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str
         own, place = phase_config(config, phase), folder / phase.name
         if not workdir.is_done(place):
             if phase.name and parallel.is_main():
-                workdir.open_for_training(place, own)
+                workdir.open_for_training(place, own, evaluation_fields)
             parallel.barrier(f"open phase {phase.name}")
             outcomes[phase.name] = loop.fit(phase.build(own, finished), own, place)
             if not outcomes[phase.name].finished:
@@ -58,9 +60,11 @@ def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str
     return outcomes
 
 
-def evaluate(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, float]:
+def evaluate(
+    phases: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str] = ()
+) -> dict[str, float]:
     """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
-    workdir.check_config(folder, config)
+    workdir.check_config(folder, config, evaluation_fields)
     finished = {phase.name: read_state(folder / phase.name) for phase in phases[:-1]}
     own, place = phase_config(config, phases[-1]), folder / phases[-1].name
     experiment = phases[-1].build(own, finished)

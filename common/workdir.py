@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -14,21 +16,38 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.errors import UserError
 
-EVALUATION_PREFIX = "eval_"  # fields that may differ from the run's when it is evaluated again
 _PARTIAL = ".partial"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pillow", "matplotlib")
 
 
-def default_path(config: ConfigDict) -> Path:
-    """`runs/<name>-seed<seed>-<hash of the config>`: the same command resumes, another config goes elsewhere."""
-    fields = {name: value for name, value in json.loads(configs.to_json(config)).items() if not _is_evaluation(name)}
+def default_path(config: ConfigDict, evaluation_fields: Collection[str] = ()) -> Path:
+    """`runs/<name>-seed<seed>-<hash of the config>`: the same command resumes, another config goes elsewhere.
+
+    `evaluation_fields` here and below: the fields that only the evaluation of a finished run reads, as a method
+    declares them. They are empty in training, and may be set in an evaluation of the same run.
+    """
+    stored = json.loads(configs.to_json(config))
+    fields = {name: value for name, value in stored.items() if name not in evaluation_fields}
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
     variant = f"-{config.variant}" if config.get("variant") else ""
     return Path("runs") / f"{config.name}{variant}-seed{config.seed}-{digest}"
 
 
-def open_for_training(path: Path, config: ConfigDict) -> None:
+def evaluation_name(config: ConfigDict, evaluation_fields: Collection[str] = ()) -> str:
+    """'eval', or with what the evaluation fields say behind it: 'eval-digits', 'eval-folder-photos'."""
+    values = [Path(str(config[field])).resolve().name for field in evaluation_fields if config[field]]
+    return "-".join(["eval", *(re.sub(r"[^\w.]+", "_", value) for value in values)])
+
+
+def check_unset(config: ConfigDict, evaluation_fields: Collection[str]) -> None:
+    """Raise UserError for a field of the evaluation that is set in training."""
+    for field in evaluation_fields:
+        configs.check(config, field, not config[field], "must be left empty in training: only --mode=eval reads it")
+
+
+def open_for_training(path: Path, config: ConfigDict, evaluation_fields: Collection[str] = ()) -> None:
     """Make the folder, or check that it belongs to this very config. Raises UserError."""
+    check_unset(config, evaluation_fields)
     try:
         path.mkdir(parents=True, exist_ok=True)
         stored = _stored_config(path)
@@ -43,7 +62,7 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
                 )
             _write(path / "config.json", configs.to_json(config))
         else:
-            _check_same(path, stored, config)
+            _check_same(path, stored, config, evaluation_fields)
         _record_environment(path / "environment.json")
     except OSError as error:
         raise UserError(
@@ -51,15 +70,15 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
         ) from error
 
 
-def check_config(path: Path, config: ConfigDict) -> None:
-    """Check that the folder holds a run of this config (fields `eval_*` may differ). Raises UserError."""
+def check_config(path: Path, config: ConfigDict, evaluation_fields: Collection[str] = ()) -> None:
+    """Check that the folder holds a run of this config, but for fields of the evaluation. Raises UserError."""
     try:
         stored = _stored_config(path)
     except OSError as error:
         raise UserError(f"The work directory {path} cannot be read ({error.strerror}); check --workdir.") from error
     if stored is None:
         raise UserError(f"There is no run in {path}; train first with the same command and --mode=train.")
-    _check_same(path, stored, config)
+    _check_same(path, stored, config, evaluation_fields)
 
 
 def is_done(path: Path) -> bool:
@@ -81,10 +100,6 @@ def mark_done(path: Path) -> None:
     _write(path / "DONE", "")
 
 
-def _is_evaluation(name: str) -> bool:
-    return name.startswith(EVALUATION_PREFIX)
-
-
 def _stored_config(path: Path) -> ConfigDict | None:
     file = path / "config.json"
     if not file.exists():
@@ -95,9 +110,8 @@ def _stored_config(path: Path) -> ConfigDict | None:
         raise UserError(f"{file} is not readable as JSON ({error}); restore it or choose another --workdir.") from error
 
 
-def _check_same(path: Path, stored: ConfigDict, config: ConfigDict) -> None:
-    ignored = [name for name in {*stored.keys(), *config.keys()} if _is_evaluation(name)]
-    changed = configs.differences(stored, config, ignore=ignored)
+def _check_same(path: Path, stored: ConfigDict, config: ConfigDict, evaluation_fields: Collection[str]) -> None:
+    changed = configs.differences(stored, config, ignore=evaluation_fields)
     if changed:
         raise UserError(
             f"The run in {path} has another config ({'; '.join(changed[:5])}{'; ...' if len(changed) > 5 else ''}); "

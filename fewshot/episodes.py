@@ -85,24 +85,33 @@ def gather_tasks(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Task:
+    """The tasks of episodes that are given as image indices; see `make_tasks`."""
+    return make_tasks(jnp.asarray(images)[jnp.asarray(indices)], shots, mean, std)
+
+
+def make_tasks(
+    pixels: UInt8[Array, "B N per_class h w c"],
+    shots: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Task:
     """Tasks with a leading axis B: images as float32 [B, N*K, h, w, c] and [B, N*Q, h, w, c], class by class.
 
     Values are x / 255, then, if both are given, (x - mean) / std per channel. A class's label is its place on the
     N axis.
     """
-    num_tasks, ways, per_class = indices.shape
-    images, indices = jnp.asarray(images), jnp.asarray(indices)
+    num_tasks, ways = pixels.shape[:2]
 
-    def part(columns: Int[Array, "B N k"]) -> tuple[Float[Array, "B Nk h w c"], Int[Array, "B Nk"]]:
-        pixels = images[columns.reshape(num_tasks, -1)].astype(jnp.float32) / 255.0
+    def part(chosen: UInt8[Array, "B N k h w c"]) -> tuple[Float[Array, "B Nk h w c"], Int[Array, "B Nk"]]:
+        values = chosen.reshape(num_tasks, -1, *chosen.shape[3:]).astype(jnp.float32) / 255.0
         if mean is not None and std is not None:
-            channel = (1, 1, 1, 1, images.shape[-1])
+            channel = (1, 1, 1, 1, chosen.shape[-1])
             shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-            pixels = (pixels - shift.reshape(channel)) / scale.reshape(channel)
-        labels = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), columns.shape[2])
-        return pixels, jnp.tile(labels[None], (num_tasks, 1))
+            values = (values - shift.reshape(channel)) / scale.reshape(channel)
+        labels = jnp.repeat(jnp.arange(ways, dtype=jnp.int32), chosen.shape[2])
+        return values, jnp.tile(labels[None], (num_tasks, 1))
 
-    return Task(*part(indices[:, :, :shots]), *part(indices[:, :, shots:per_class]))
+    return Task(*part(pixels[:, :, :shots]), *part(pixels[:, :, shots:]))
 
 
 def check_episode_fits(

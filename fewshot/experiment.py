@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from common import data as datasets
@@ -15,68 +14,51 @@ from common import evaluation as streaming
 from common import optim, rng
 from common.config import check, check_choice, check_positive
 from common.experiment import Experiment, TrainState
-from fewshot import episodes, report, train
+from fewshot import data, report, train
 from fewshot.adaptation import InnerLoop
 from fewshot.convolution import CONVOLUTIONS, TASK_LOOPS, choose
 from fewshot.evaluation import AVERAGES
 from fewshot.maml import ADAPTED
 from fewshot.models import Conv4
 
-SPLITS = ("train", "validation", "test")
-
 
 def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     """The experiment of a config of this folder; raises UserError on what cannot work."""
     check_config(config)
-    dataset = datasets.load(
-        config.dataset,
-        task="fewshot",
-        image_size=config.image_size,
-        channels=config.channels,
-        path=config.dataset_path or None,
-        options=_source_options(config),
-    )
-    sizes = {split: np.bincount(dataset.splits[split].labels) for split in SPLITS}
-    for split in SPLITS:
-        names = dataset.splits[split].class_names
-        episodes.check_episode_fits(sizes[split], names, config.ways, config.shots, config.queries, split)
-
-    steps = make_train_steps(config, dataset)
-    evaluating = make_recipe(config, dataset, first_order=True, training=False)
-    count = config.eval_episodes + config.test_episodes
+    loaded = data.load(config)
+    steps = make_train_steps(config, loaded.dataset)
+    evaluating = make_recipe(config, loaded.dataset, first_order=True, training=False)
     run_episodes = streaming.PerExample(
-        functools.partial(train.run_episodes, evaluating), count, config.episodes_per_batch
+        functools.partial(train.run_episodes, evaluating),
+        len(loaded.validation) + len(loaded.test),
+        config.episodes_per_batch,
+        loaded.fetch,
     )
     model_seed = config.seed if config.model_seed < 0 else config.model_seed
 
-    def init(data, key):
+    def init(arrays, key):
         key = rng.stream(model_seed, "model")
-        return train.init(next(iter(steps.values())).args[0], data["train"].shape[1:], data, key)
+        return train.init(next(iter(steps.values())).args[0], loaded.image_shape, arrays, key)
 
-    def evaluate(state, data):
-        return report.validation_metrics(run_episodes(state, data, range(config.eval_episodes)), config)
+    def evaluate(state, arrays):
+        if config.eval_dataset:  # selection and its numbers belong to the data set of the training
+            return {}
+        return report.validation_metrics(run_episodes(state, arrays, loaded.validation), config)
 
-    def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
-        test = functools.partial(run_episodes, examples=range(config.eval_episodes, count))
-        return report.finish(state, data, folder, test, config)
+    def finish(state: TrainState, arrays: Any, folder: Path) -> dict[str, float]:
+        test = functools.partial(run_episodes, examples=loaded.test)
+        return report.finish(state, arrays, folder, test, config)
 
     return Experiment(
-        data=_arrays(config, dataset, sizes),
+        data=loaded.arrays,
         init=init,
         train_step=steps,
         evaluate=evaluate,
         finish=finish,
+        batch=loaded.batch,
+        host_batch=loaded.host_batch,
         batch_field="tasks_per_step",
-        **_sampler(config, sizes["train"]),
     )
-
-
-def _source_options(config: ConfigDict) -> dict[str, Any]:
-    if config.dataset == "glyphs":
-        return config.glyphs.to_dict()
-    if config.dataset == "folder":
-        return {"min_images_per_class": config.shots + config.queries, "min_classes_per_split": config.ways}
-    return {}
 
 
 def check_config(config: ConfigDict) -> None:
@@ -92,6 +74,8 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "method", ("maml", "cxgrad"))
     check_choice(config, "adapted", ADAPTED)
     check_choice(config, "sampler", ("device", "official"))
+    check_choice(config, "images_on", ("auto", "device", "host"))
+    data.check_evaluation(config)
     check_choice(config, "norm", ("batch", "layer"))
     check_choice(config, "normalize", ("none", "dataset"))
     check_choice(config, "dtype", ("float32", "bfloat16"))
@@ -166,51 +150,3 @@ def make_train_steps(config: ConfigDict, dataset: datasets.Dataset) -> dict[int,
         start: functools.partial(train.train_step, make_recipe(config, dataset, first_order=first_order, training=True))
         for start, first_order in starts.items()
     }
-
-
-def _arrays(config: ConfigDict, dataset: datasets.Dataset, sizes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Training images and the places of their classes; images held out and the episodes that are drawn from them.
-
-    These episodes are the same whatever the seed of the run, as in the official code, so that runs can be compared.
-    Validation comes first, then test, in one array: one program evaluates both.
-    """
-    base = episodes.official_base_seed(0)
-    shape = (config.ways, config.shots, config.queries)
-    validation, test = (dataset.splits[split].images for split in ("validation", "test"))
-    drawn = [
-        episodes.official_episodes(base, 0, config.eval_episodes, sizes["validation"], *shape),
-        episodes.official_episodes(base, 0, config.test_episodes, sizes["test"], *shape) + len(validation),
-    ]
-    return {
-        "train": dataset.splits["train"].images,
-        "class_sizes": sizes["train"].astype(np.int32),
-        "class_offsets": (np.cumsum(sizes["train"]) - sizes["train"]).astype(np.int32),
-        "held_out": np.concatenate([validation, test]),
-        "episodes": np.concatenate(drawn),
-    }
-
-
-def _sampler(config: ConfigDict, train_sizes: np.ndarray) -> dict[str, Any]:
-    shape = (config.ways, config.shots, config.queries)
-    if config.sampler == "official":
-
-        def host_batch(seed: int, step: int) -> np.ndarray:
-            first = step * config.tasks_per_step
-            base = episodes.official_base_seed(seed)
-            return episodes.official_episodes(base, first, config.tasks_per_step, train_sizes, *shape)
-
-        return {"host_batch": host_batch}
-
-    def batch(data, step, key):
-        return episodes.sample_episodes(
-            key,
-            data["class_offsets"],
-            data["class_sizes"],
-            num_tasks=config.tasks_per_step,
-            ways=config.ways,
-            shots=config.shots,
-            queries=config.queries,
-            max_class_size=int(train_sizes.max()),
-        )
-
-    return {"batch": batch}

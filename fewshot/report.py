@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from common import parallel, plots, writers
+from common import parallel, plots, workdir, writers
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.experiment import TrainState
+from fewshot.data import EVALUATION_FIELDS
 from fewshot.evaluation import accuracy_report, ensemble_logits
 from fewshot.train import EpisodeOutput, episode_labels
 
@@ -67,6 +68,10 @@ def _named(prefix: str, scores: dict[str, float]) -> dict[str, float]:
 
 def _figures(folder: Path, gradient_norm: Mapping[str, Any], config: ConfigDict) -> None:
     figures = folder / "figures"
+    if config.eval_dataset:  # the run's own figures stay as they are
+        own = figures / workdir.evaluation_name(config, EVALUATION_FIELDS)
+        gradient_norms(gradient_norm, own / "gradient_norms.png", config)
+        return
     lines = writers.read(folder / "metrics.jsonl")
     plots.training_curves(folder / "metrics.jsonl", figures / "training.png")
     gradient_norms(gradient_norm, figures / "gradient_norms.png", config)
@@ -86,7 +91,7 @@ def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> 
     axes.set_xticks(steps)
     plots.lines(axes, steps, means, "inner step", "gradient norm (mean over test episodes)")
     axes.set_yscale("log")
-    axes.set_title(f"Inner-loop gradients, {config.name} on {config.dataset}")
+    axes.set_title(f"Inner-loop gradients, {config.name} on {config.eval_dataset or config.dataset}")
     plots.save(figure, path)
     path.with_suffix(".json").write_text(
         json.dumps({name: list(map(float, mean)) for name, mean in means.items()}, indent=2)

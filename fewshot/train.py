@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from common import parallel
 from common.experiment import TrainState, apply_gradients
@@ -17,6 +17,9 @@ from fewshot import adaptation, cxgrad, episodes, maml, maml_pp
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import over_tasks
 from fewshot.models import Conv4
+
+# Images as indices, or the images themselves where the host holds them.
+EpisodeBatch = Int[Array, "B N per_class"] | UInt8[Array, "B N per_class h w c"]
 
 
 class Recipe(NamedTuple):
@@ -80,11 +83,18 @@ def task_gradient(recipe: Recipe, shared: Any, task: Task) -> tuple[dict[str, An
     return gradient, value, trace
 
 
+def make_tasks(recipe: Recipe, images: UInt8[Array, "n h w c"] | None, batch: EpisodeBatch) -> Task:
+    """The tasks of a batch of episodes: of the images that `batch` points to, or holds."""
+    if batch.ndim == 3 and images is not None:
+        return episodes.gather_tasks(images, batch, recipe.shots, recipe.mean, recipe.std)
+    return episodes.make_tasks(batch, recipe.shots, recipe.mean, recipe.std)
+
+
 def train_step(
-    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: Int[Array, "B N per_class"], key: Array
+    recipe: Recipe, state: TrainState, data: dict[str, Any], batch: EpisodeBatch, key: Array
 ) -> tuple[TrainState, Sums]:
-    """One outer step on a batch of episodes, given as image indices into `data["train"]`."""
-    tasks = episodes.gather_tasks(data["train"], batch, recipe.shots, recipe.mean, recipe.std)
+    """One outer step on a batch of episodes, given as images or as indices into `data["train"]`."""
+    tasks = make_tasks(recipe, data.get("train"), batch)
     importance = None
     if recipe.msl_epochs:
         epoch = state.step // recipe.steps_per_epoch
@@ -131,13 +141,19 @@ class EpisodeOutput(NamedTuple):
     gradient_norm: dict[str, Float[Array, "b T"]]
 
 
-def run_episodes(recipe: Recipe, state: TrainState, data: dict[str, Any], indices: Int[Array, " b"]) -> EpisodeOutput:
-    """Adapt to the fixed episodes `data["episodes"][indices]` of `data["held_out"]`, classify their query images.
+def run_episodes(
+    recipe: Recipe,
+    state: TrainState,
+    data: dict[str, Any],
+    batch: Int[Array, " b"] | UInt8[Array, "b N per_class h w c"],
+) -> EpisodeOutput:
+    """Adapt to the fixed episodes `data["episodes"][batch]` of `data["held_out"]`, classify their query images.
 
-    `recipe.inner` should be first order: the values are the same, and no outer gradient is taken.
+    Where the host holds the images, `batch` has those of the episodes. `recipe.inner` should be first order: the values
+    are the same, and no outer gradient is taken.
     """
-    batch = data["episodes"][indices]
-    tasks = episodes.gather_tasks(data["held_out"], batch, recipe.shots, recipe.mean, recipe.std)
+    chosen = data["episodes"][batch] if batch.ndim == 1 else batch
+    tasks = make_tasks(recipe, data.get("held_out"), chosen)
     _, trace = each_task(recipe, functools.partial(task_loss, recipe), (state.params, None), tasks)
     return EpisodeOutput(trace["logits"], trace["query_loss"][:, -1], trace["gradient_norm"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -98,6 +99,15 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of classes of the train split."""
         return self.splits["train"].num_classes
+
+    def summary(self) -> str:
+        """One line: name, source, licence, and what each split holds."""
+        counts = (f"{name} {s.num_classes} classes, {len(s.images)} images" for name, s in self.splits.items())
+        return f"{self.name} ({self.source}; licence: {self.licence}): {'; '.join(counts)}"
+
+    def with_moments(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+        """The same data with another mean and std, published ones for example."""
+        return dataclasses.replace(self, mean=mean, std=std)
 
 
 def channel_statistics(images: UInt8[np.ndarray, "n h w c"]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def load(request: Request) -> Dataset:
 
     Raises:
       UserError: no path, no such folder, no classes, too few classes or images, classes that do not fit the task, a
-        picture that cannot be read, or an unknown option.
+        picture that cannot be read, the same picture in two split folders or (few-shot) twice at all, or an unknown
+        option.
     """
     defaults: dict[str, object] = {"min_images_per_class": 2}
     if request.task == "fewshot":
@@ -44,7 +46,7 @@ def load(request: Request) -> Dataset:
     root = Path(request.path).expanduser()
     if not root.is_dir():
         raise UserError(f"folder {root} (--config.dataset_path) does not exist.")
-    if any(folder.is_dir() for folder in root.glob("train/*")):
+    if has_splits(root):
         files = _find_splits(root, request.task, chosen["min_images_per_class"])
     else:
         classes = _find_classes(root, max(2, chosen["min_images_per_class"]))
@@ -60,8 +62,15 @@ def load(request: Request) -> Dataset:
                     f"split {split!r} of {root} has {len(classes)} classes, but few-shot episodes need at least "
                     f"{chosen['min_classes_per_split']}: add class folders or use fewer ways."
                 )
+    if request.task == "fewshot" or has_splits(root):
+        _check_duplicates(files, request.task)
     splits = {split: _read_split(classes, request.image_size, request.channels) for split, classes in files.items()}
     return make_dataset(request.name, splits, licence="the user's own", source=str(root))
+
+
+def has_splits(root: Path | str) -> bool:
+    """Whether a folder of pictures is split already: train/<class>/."""
+    return any(folder.is_dir() for folder in Path(root).expanduser().glob("train/*"))
 
 
 def _find_splits(root: Path, task: str, min_images: int) -> dict[str, Classes]:
@@ -136,18 +145,44 @@ def _split_images(classes: Classes, random: np.random.Generator) -> dict[str, Cl
     return files
 
 
+def _check_duplicates(files: dict[str, Classes], task: str) -> None:
+    """Raise UserError for files of equal content: in two splits, and for few-shot anywhere, since the support and the
+    query images of an episode may come from one class."""
+    by_size: dict[int, list[tuple[str, Path]]] = {}
+    for split, classes in files.items():
+        for file in (file for members in classes.values() for file in members if file.is_file()):
+            by_size.setdefault(file.stat().st_size, []).append((split, file))
+    pairs, first = [], {}
+    for candidates in (group for group in by_size.values() if len(group) > 1):
+        for split, file in candidates:
+            digest = hashlib.sha256(file.read_bytes()).digest()
+            other_split, other = first.setdefault(digest, (split, file))
+            if other != file and (task == "fewshot" or split != other_split):
+                pairs.append((other_split, other, split, file))
+    if pairs:
+        other_split, other, split, file = pairs[0]
+        more = f" (and so are {len(pairs) - 1} other pairs)" if len(pairs) > 1 else ""
+        why = f"{other_split!r} and {split!r} share it" if split != other_split else "an episode may query its support"
+        raise UserError(f"pictures {other} and {file} are the same{more}, so {why}: remove one of them.")
+
+
 def _read_split(classes: Classes, image_size: int, channels: int) -> Split:
     files = [file for members in classes.values() for file in members]
     images = np.empty((len(files), image_size, image_size, channels), np.uint8)
+    unreadable = []
     for index, file in enumerate(files):
-        images[index] = _read_picture(file, image_size, channels)
+        try:
+            images[index] = _read_picture(file, image_size, channels)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            unreadable.append((file, error))
+    if unreadable:
+        file, error = unreadable[0]
+        others = f", nor can {len(unreadable) - 1} other(s) of its split" if len(unreadable) > 1 else ""
+        raise UserError(f"picture {file} cannot be read ({error}){others}: replace or remove it.") from error
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(members) for members in classes.values()])
     return Split(images, labels, tuple(classes))
 
 
 def _read_picture(file: Path, image_size: int, channels: int) -> UInt8[np.ndarray, "s s c"]:
-    try:
-        with Image.open(file) as picture:
-            return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"picture {file} cannot be read ({error}): replace or remove it.") from error
+    with Image.open(file) as picture:
+        return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)

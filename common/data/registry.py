@@ -22,10 +22,10 @@ _SOURCES = {
     "svhn_cropped": ("tfds_source", _CLASSIFICATION),
     "stl10": ("tfds_source", _CLASSIFICATION),
     "omniglot": ("tfds_source", _FEWSHOT),
-    "mini_imagenet": ("unbuilt", _FEWSHOT),
-    "tiered_imagenet": ("unbuilt", _FEWSHOT),
-    "cub": ("unbuilt", _FEWSHOT),
-    "cifar_fs": ("unbuilt", _FEWSHOT),
+    "mini_imagenet": ("built_source", _FEWSHOT),
+    "tiered_imagenet": ("built_source", _FEWSHOT),
+    "cub_200_2011": ("built_source", _FEWSHOT),
+    "cifar_fs": ("built_source", _FEWSHOT),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,20 @@ from common.errors import UserError
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """What is known of a data set without its files."""
+
     licence: str
     source: str
 
 
-_ENTRIES = {
-    "cifar10": _Entry("not stated by its authors", "Krizhevsky 2009, through tensorflow-datasets"),
-    "cifar100": _Entry("not stated by its authors", "Krizhevsky 2009, through tensorflow-datasets"),
-    "svhn_cropped": _Entry("non-commercial use only", "Netzer et al. 2011, through tensorflow-datasets"),
-    "stl10": _Entry("not stated by its authors; from ImageNet", "Coates et al. 2011, through tensorflow-datasets"),
-    "omniglot": _Entry("MIT", "Lake et al. 2015, through tensorflow-datasets"),
-    "fashion_mnist": _Entry("MIT", "Xiao et al. 2017, through tensorflow-datasets"),
+ENTRIES = {
+    "cifar10": Entry("not stated by its authors", "Krizhevsky 2009, through tensorflow-datasets"),
+    "cifar100": Entry("not stated by its authors", "Krizhevsky 2009, through tensorflow-datasets"),
+    "svhn_cropped": Entry("non-commercial use only", "Netzer et al. 2011, through tensorflow-datasets"),
+    "stl10": Entry("not stated by its authors; from ImageNet", "Coates et al. 2011, through tensorflow-datasets"),
+    "omniglot": Entry("MIT", "Lake et al. 2015, through tensorflow-datasets"),
+    "fashion_mnist": Entry("MIT", "Xiao et al. 2017, through tensorflow-datasets"),
 }
 # Omniglot's 1623 characters: 1100 train, 100 validation, 423 test, the usual sizes in few-shot papers.
 _OMNIGLOT_SHARES = (1100 / 1623, 1200 / 1623)
@@ -55,7 +58,7 @@ def load(request: Request) -> Dataset:
     folder = find_prepared(request.name, request.path)
     if folder is None:
         raise missing_data(request.name, [data_dir(request.path) / request.name], how_to_prepare(request.name))
-    _check_files(request.name, folder)
+    check_files(request.name, folder, ("train", "test"))
     parts = {split: _read_split(folder, split, request.image_size, request.channels) for split in ("train", "test")}
     if request.task == "fewshot":
         splits = _split_characters(*(np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True)))
@@ -63,7 +66,7 @@ def load(request: Request) -> Dataset:
         class_names = _class_names(folder)
         splits = {split: Split(images, labels, class_names) for split, (images, labels) in parts.items()}
     return make_dataset(
-        request.name, splits, licence=_ENTRIES[request.name].licence, source=_ENTRIES[request.name].source
+        request.name, splits, licence=ENTRIES[request.name].licence, source=ENTRIES[request.name].source
     )
 
 
@@ -83,15 +86,19 @@ def find_prepared(name: str, path: str | None) -> Path | None:
 
 
 def how_to_prepare(name: str) -> str:
-    """What to type, once and with a network, to prepare a set so that it can be read here."""
+    """What to type, once, to prepare a set so that it can be read here."""
+    if name in ENTRIES:
+        first, own = "with a network and after `pip install -e .[data]`, ", ""
+    else:
+        first, own = "", " --manual_dir=<the folder or archive you have>"
     return (
-        'prepare it once, with a network, by `pip install -e .[data]` and `python -c "import tensorflow_datasets as '
-        f"tfds; tfds.builder('{name}', file_format='array_record').download_and_prepare()\"`, then set "
-        "--config.dataset_path or TFDS_DATA_DIR to its data_dir if that is not ~/tensorflow_datasets"
+        f"prepare it once, {first}by `python -m common.data.prepare --name={name}{own}`, then set "
+        "--config.dataset_path or TFDS_DATA_DIR to its --data_dir if that is not ~/tensorflow_datasets"
     )
 
 
-def _check_files(name: str, folder: Path) -> None:
+def check_files(name: str, folder: Path, splits: Sequence[str]) -> None:
+    """Raise UserError unless a prepared set is array_record and the files of all splits are there."""
     info_file = folder / "dataset_info.json"
     try:
         info = json.loads(info_file.read_text())
@@ -104,7 +111,7 @@ def _check_files(name: str, folder: Path) -> None:
             f"data set {name!r} in {folder} is prepared as {file_format}, which needs TensorFlow to be read; "
             f"array_record is needed: {how_to_prepare(name)}."
         )
-    for split in ("train", "test"):
+    for split in splits:
         count = shards.get(split, 0)
         files = [folder / f"{name}-{split}.array_record-{shard:05d}-of-{count:05d}" for shard in range(count)]
         absent = [file for file in files if not file.is_file()]

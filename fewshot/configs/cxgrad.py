@@ -72,6 +72,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.shots = 1
     config.queries = 15  # per class
     config.tasks_per_step = 4
+    config.images_on = "auto"  # "device", or "host": gathered there; auto: host above half of the device's memory
     config.sampler = "device"  # or "official": the published code's episodes, drawn on the host
 
     # Network
@@ -125,6 +126,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.ensemble = "logits"  # average of the logits or the "probabilities"
     config.best_metric = "accuracy"
     config.best_is_largest = True
+
+    # Another data set to evaluate a finished run on, by --mode=eval; must stay empty in training
+    config.eval_dataset = ""
+    config.eval_dataset_path = ""
+    config.eval_difficulty = ""  # of eval_dataset "glyphs"; empty: as in training
 
     # How it is computed; "auto" follows the measured rule of fewshot/convolution.py
     config.convolution = "auto"  # or "native", "patches", "three_forms"

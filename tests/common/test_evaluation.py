@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common import parallel
 from common.evaluation import Mean, PerExample
 from tests.common.toys import running
 
@@ -21,6 +22,25 @@ def test_same_outputs_for_every_batch_size(batch_size):
     found = PerExample(outputs, COUNT, batch_size)(jnp.float32(2), data)
     np.testing.assert_array_equal(found["row"], np.arange(COUNT))
     np.testing.assert_array_equal(found["square"], np.asarray((data["x"] * 2) ** 2))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, COUNT])
+def test_batches_fetched_by_the_host_give_the_same(batch_size):
+    """Each batch once, in order, whole; and one ahead of the results."""
+    rows, asked = np.linspace(-1, 1, COUNT * 3, dtype=np.float32).reshape(COUNT, 3), []
+
+    def fetch(indices):
+        asked.append(indices)
+        return {"x": parallel.Rows((len(indices), 3), lambda part: rows[indices[part]]), "row": indices}
+
+    def function(state, data, batch):
+        return {"row": batch["row"], "square": (batch["x"] * state) ** 2}
+
+    found = PerExample(function, COUNT, batch_size, fetch)(jnp.float32(2), {}, range(2, COUNT))
+    np.testing.assert_array_equal(found["row"], np.arange(2, COUNT))
+    np.testing.assert_array_equal(found["square"], (rows[2:] * 2) ** 2)
+    assert len(asked) == -(-(COUNT - 2) // batch_size)
+    np.testing.assert_array_equal(np.concatenate(asked)[: COUNT - 2], np.arange(2, COUNT))
 
 
 def test_padding_has_no_weight_in_the_mean():

@@ -151,6 +151,24 @@ def test_placing_leaves_what_is_there_alone():
     assert again["key"] is there["key"]
 
 
+def test_rows_are_made_for_each_device_alone():
+    program = (
+        "import jax, numpy as np\n"
+        "from common import parallel\n"
+        "whole, asked = np.arange(48.0).reshape(16, 3), []\n"
+        "def make(part):\n"
+        "    asked.append(part)\n"
+        "    return whole[part]\n"
+        "rows = parallel.Rows((16, 3), make)\n"
+        "parallel.check_batch({'a': rows}, 'batch_size')\n"
+        "placed = parallel.place({'a': rows}, parallel.batched())['a']\n"
+        "np.testing.assert_array_equal(placed, whole)\n"
+        "assert sorted(part.start or 0 for part in asked) == list(range(0, 16, 2)), asked\n"
+        "print(placed.sharding.spec == jax.sharding.PartitionSpec('data'))"
+    )
+    assert running.run_program(program, devices=8) == "True\n"
+
+
 def test_multihost_without_a_cluster_is_a_sentence(tmp_path):
     _, error = running.run(running.toy(), tmp_path / "run", "--multihost", code=2)
     assert "--multihost found no cluster that JAX knows" in error

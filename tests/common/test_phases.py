@@ -73,7 +73,11 @@ def test_finished_phase_is_not_built_again(copy, monkeypatch):
 def test_evaluation_gives_the_last_phase(finished):
     values = running.evaluate(CONFIG, finished)
     assert values["loss"] == pytest.approx(running.metrics(finished / "student")[-1]["loss"], rel=1e-6)
-    assert running.evaluate(running.toy("phases", num_steps=6, eval_batch_size=7), finished) == pytest.approx(values)
+    other = running.toy("phases", num_steps=6, eval_batch_size=7)
+    with pytest.raises(UserError, match=r"has another config \(eval_batch_size: 24 -> 7\)"):
+        running.evaluate(other, finished)
+    again = phases.evaluate(experiment.phases(other), other, finished, ("eval_batch_size",))
+    assert again == pytest.approx(values)
 
 
 def test_evaluation_before_the_last_phase_changes_nothing(copy):

@@ -1,6 +1,7 @@
 """The work directory: whose it is, and that nothing in it is lost."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,12 +30,61 @@ def test_another_config_is_refused_by_field(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_fields_of_the_evaluation_may_differ(tmp_path):
+FIELDS = ("eval_set", "eval_path")  # as a method declares them
+
+
+def with_evaluation(**fields):
+    config = running.toy().copy_and_resolve_references().unlock()
+    config.update({"eval_set": "", "eval_path": ""} | fields)
+    return config.lock()
+
+
+def test_declared_fields_may_differ_in_an_evaluation(tmp_path):
+    plain, other = with_evaluation(), with_evaluation(eval_set="birds")
+    workdir.open_for_training(tmp_path, plain, FIELDS)
+    before = (tmp_path / "config.json").read_text()
+    workdir.check_config(tmp_path, other, FIELDS)
+    with pytest.raises(UserError, match=r"has another config \(eval_set: '' -> 'birds'\)"):
+        workdir.check_config(tmp_path, other)
+    with pytest.raises(UserError, match=r"has another config \(width: 8 -> 9\)"):
+        workdir.check_config(tmp_path, with_evaluation(eval_set="birds", width=9), FIELDS)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_runs_from_before_the_fields_were_there(tmp_path):
     workdir.open_for_training(tmp_path, running.toy())
-    workdir.check_config(tmp_path, running.toy(eval_batch_size=3))
-    assert workdir.default_path(running.toy()) == workdir.default_path(running.toy(eval_batch_size=3))
+    workdir.check_config(tmp_path, with_evaluation(eval_set="birds"), FIELDS)
+    workdir.open_for_training(tmp_path, with_evaluation(), FIELDS)
+
+
+def test_declared_fields_stay_empty_in_training(tmp_path):
+    message = r"config.eval_set is 'birds', but must be left empty in training: only --mode=eval reads it"
+    with pytest.raises(UserError, match=message):
+        workdir.open_for_training(tmp_path / "run", with_evaluation(eval_set="birds"), FIELDS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_other_fields_of_a_run_must_agree(tmp_path):
+    workdir.open_for_training(tmp_path, running.toy())
+    with pytest.raises(UserError, match=r"has another config \(eval_every_steps: 5 -> 3\)"):
+        workdir.check_config(tmp_path, running.toy(eval_every_steps=3))
+
+
+def test_default_path():
+    for config in (with_evaluation(), with_evaluation(eval_set="birds")):
+        assert workdir.default_path(config, FIELDS) == workdir.default_path(running.toy())
     assert workdir.default_path(running.toy()) != workdir.default_path(running.toy(width=9))
     assert str(workdir.default_path(running.toy("refresh", seed=4))).startswith("runs/toy-refresh-seed4-")
+
+
+def test_name_of_an_evaluation():
+    def name(**fields):
+        return workdir.evaluation_name(with_evaluation(**fields), FIELDS)
+
+    assert name() == "eval"
+    assert name(eval_set="birds") == "eval-birds"
+    assert name(eval_set="folder", eval_path="/data/my birds/") == "eval-folder-my_birds"
+    assert name(eval_set="folder", eval_path="birds/..") == f"eval-folder-{Path.cwd().name}"
 
 
 def test_a_file_in_the_way(tmp_path):

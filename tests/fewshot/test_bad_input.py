@@ -42,6 +42,7 @@ def refused(message, name="cxgrad", **fields):
         ({"adapted": "body"}, "config.adapted is 'body', but must be one of 'all', 'head', 'backbone'"),
         ({"adapted": "head"}, "config.adapted is 'head', but CxGrad scales convolution layers"),
         ({"sampler": "devise"}, r"config.sampler .*\(did you mean 'device'\?\)"),
+        ({"images_on": "gpu"}, "config.images_on is 'gpu', but must be one of 'auto', 'device', 'host'"),
         ({"convolution": "fft"}, "config.convolution is 'fft', but must be one of 'auto', 'native', 'patches'"),
         ({"best_metric": "acuracy"}, r"config.best_metric is 'acuracy'.*\(did you mean 'accuracy'\?\)"),
         ({"norm": "layer", "per_step_norm": True}, "config.norm is 'layer', but must be 'batch' with"),
@@ -111,6 +112,13 @@ def test_own_pictures_that_are_not_there(tmp_path):
     refused("holds 14 classes, but .* need 15: .*fewer ways", dataset="folder", dataset_path=str(tmp_path / "few"))
     write_pictures(tmp_path / "short", per_class=3)
     refused("class00 holds 3 pictures .* at least 4", dataset="folder", dataset_path=str(tmp_path / "short"))
+
+
+def test_own_pictures_that_are_there_twice(tmp_path):
+    write_pictures(tmp_path)
+    shutil.copy(tmp_path / "class03" / "1.png", tmp_path / "class09" / "copy.png")
+    message = r"class03/1.png and .*class09/copy.png|class09/copy.png and .*class03/1.png"
+    refused(message, dataset="folder", dataset_path=str(tmp_path))
 
 
 def test_picture_that_cannot_be_read(tmp_path):

@@ -88,10 +88,12 @@ def test_training_moves_the_parameters(sgd, on_one_device, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(sgd, on_one_device, tmp_path):
+@pytest.mark.parametrize("images_on", ["device", "host"])
+def test_two_processes_equal_one(images_on, sgd, on_one_device, tmp_path):
+    fields = FIELDS | {"images_on": images_on}
     flags = ["--multihost", f"--coordinator=localhost:{running.free_port()}", "--num_processes=2"]
     processes = [
-        cli.start(f"{sgd}:maml", tmp_path / "run", *flags, f"--process_id={index}", **FIELDS) for index in range(2)
+        cli.start(f"{sgd}:maml", tmp_path / "run", *flags, f"--process_id={index}", **fields) for index in range(2)
     ]
     outputs = [running.finish(process)[0] for process in processes]
     assert re.search("test_ensemble_accuracy", outputs[0])

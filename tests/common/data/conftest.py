@@ -24,8 +24,8 @@ def write_picture(file: Path, value: int = 0, size: tuple[int, int] = (12, 10)) 
     Image.fromarray(np.full((size[1], size[0], 3), value, np.uint8)).save(file)
 
 
-def write_class_folders(root: Path, classes: list[str], images_per_class: int) -> None:
-    """Class folders of one-coloured pictures; the colour tells class and picture."""
+def write_class_folders(root: Path, classes: list[str], images_per_class: int, first: int = 0) -> None:
+    """Class folders of one-coloured pictures; the colour, from `first` on, tells class and picture."""
     for row, label in enumerate(classes):
         for index in range(images_per_class):
-            write_picture(root / label / f"{index:03d}.png", 10 * row + index)
+            write_picture(root / label / f"{index:03d}.png", first + 10 * row + index)

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,8 +47,8 @@ def test_fewshot_splits_classes(tmp_path):
 
 
 def test_split_folders(tmp_path):
-    for split, labels in (("train", ["a", "b"]), ("val", ["c", "d"]), ("test", ["e", "f"])):
-        write_class_folders(tmp_path / split, labels, 3)
+    for row, (split, labels) in enumerate((("train", ["a", "b"]), ("val", ["c", "d"]), ("test", ["e", "f"]))):
+        write_class_folders(tmp_path / split, labels, 3, first=50 * row)
     data = read(tmp_path, task="fewshot", min_classes_per_split=2)
     assert {name: split.class_names for name, split in data.splits.items()} == {
         "train": ("a", "b"),
@@ -56,8 +58,8 @@ def test_split_folders(tmp_path):
 
 
 def test_split_folders_without_validation(tmp_path):
-    for split in ("train", "test"):
-        write_class_folders(tmp_path / split, ["a", "b"], 3)
+    for split, first in (("train", 0), ("test", 50)):
+        write_class_folders(tmp_path / split, ["a", "b"], 3, first)
     assert set(read(tmp_path).splits) == {"train", "test"}
 
 
@@ -111,6 +113,32 @@ def test_unreadable_picture_is_named(tmp_path, damage):
         bad.write_bytes(content[:50] if damage == "truncated" else b"nonsense")
     with pytest.raises(UserError, match=r"b/001.png cannot be read"):
         read(tmp_path)
+
+
+def test_all_unreadable_pictures_are_counted(tmp_path):
+    write_class_folders(tmp_path, ["a", "b"], 5)
+    for index in (0, 2, 3):
+        (tmp_path / "a" / f"{index:03d}.png").write_bytes(b"nonsense %d" % index)
+    with pytest.raises(UserError, match=r"a/00\d.png cannot be read \(.*\)(, nor can \d other\(s\) of its split)?:"):
+        read(tmp_path)
+
+
+def test_same_picture_in_two_splits(tmp_path):
+    for split, first in (("train", 0), ("test", 50)):
+        write_class_folders(tmp_path / split, ["a", "b"], 3, first)
+    read(tmp_path)
+    shutil.copy(tmp_path / "train" / "b" / "000.png", tmp_path / "test" / "a" / "copy.png")
+    with pytest.raises(UserError, match=r"train/b/000.png and .*test/a/copy.png are the same, so 'train' and 'test'"):
+        read(tmp_path)
+
+
+def test_same_picture_twice_in_a_class(tmp_path):
+    write_class_folders(tmp_path, [f"class {index:02d}" for index in range(15)], 3)
+    for label in ("class 03", "class 05"):
+        shutil.copy(tmp_path / label / "001.png", tmp_path / label / "copy.png")
+    message = r"pictures .* and .* are the same \(and so are 1 other pairs\), so an episode may query its support"
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, task="fewshot")
 
 
 @pytest.mark.parametrize(

@@ -36,18 +36,14 @@ def test_error_sentences(name, changes, sentence):
         load(name, **{**CALL, **changes})
 
 
-@pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet", "cub", "cifar_fs"])
-def test_unbuilt_sets_say_what_runs_now(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet", "cub_200_2011", "cifar_fs"])
+def test_sets_that_are_not_prepared_say_what_to_do(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    command = f"python -m common.data.prepare --name={name} --manual_dir="
     with pytest.raises(UserError) as caught:
         load(name, task="fewshot", image_size=84, channels=3)
-    for part in (f"'{name}' was not found", str(tmp_path / name), "--config.dataset=folder", "--config.dataset=glyphs"):
+    for part in (f"'{name}' was not found", str(tmp_path / name), command, "--config.dataset=glyphs"):
         assert part in str(caught.value)
-
-
-def test_unbuilt_set_points_to_the_copy_that_is_there(tmp_path):
-    with pytest.raises(UserError, match=f"--config.dataset=folder --config.dataset_path={tmp_path}"):
-        load("mini_imagenet", task="fewshot", image_size=84, channels=3, path=str(tmp_path))
 
 
 def test_import_loads_no_source():

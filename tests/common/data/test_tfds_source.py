@@ -124,7 +124,7 @@ def test_missing_set_is_named_at_once_and_offline(tmp_path):
         "common.errors.UserError: data set 'cifar100' was not found",
         str(tmp_path / "cifar100"),
         "pip install -e .[data]",
-        "tfds.builder('cifar100', file_format='array_record').download_and_prepare()",
+        "python -m common.data.prepare --name=cifar100`",
         "--config.dataset=glyphs",
     ):
         assert part in shown.stderr
