@@ -77,7 +77,7 @@ def test_recipe_that_cannot_work():
     build_refused("warmup_steps is 4, but must be below total_steps", **{"optimizer.warmup_steps": 4})
 
 
-@pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn"])
+@pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn", "tiny_imagenet"])
 def test_published_variants_say_which_data_are_missing(variant, tmp_path, monkeypatch):
     from vit_small.configs import swin
 
