@@ -146,14 +146,12 @@ def maps(model: Any, layers: Layers, side: int) -> dict[str, Float[np.ndarray, "
 
 def _rollout_of_stages(depths: tuple[int, ...], layers: Layers, grid: int) -> Float[np.ndarray, "B rows columns"]:
     """Roll-outs of the stages, joined by poolings that spread evenly."""
-    first, result, side = 0, None, grid
-    for depth in depths:
-        stage = diagnostics.rollout(layers[first : first + depth])
-        if result is not None:
-            stage = stage @ (diagnostics.pooling_matrix((side, side)) @ result)
-            side //= 2
-        result, first = stage, first + depth
-    assert result is not None
+    first, side = depths[0], grid
+    result = diagnostics.rollout(layers[:first])
+    for depth in depths[1:]:
+        pooled = diagnostics.pooling_matrix((side, side)) @ result
+        result = diagnostics.rollout(layers[first : first + depth]) @ pooled
+        first, side = first + depth, side // 2
     return result[:, 0, 1:].reshape(-1, grid, grid)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from common import config as configs
@@ -22,28 +22,38 @@ from common.checkpoint import Checkpoints
 from common.errors import UserError
 from vit_small import experiment, official_names, predict, train
 
-_CONFIG = config_flags.DEFINE_config_file("config", lock_config=True, help_string="Config of official weights.")
-_WEIGHTS = flags.DEFINE_string("weights", "", "Official weights to read.")
-_KEY = flags.DEFINE_string("key", "", "Dictionary inside the weights file, such as model_state_dict.")
-_CLASSES = flags.DEFINE_integer("classes", 0, "Classes of the official weights.")
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Not when this file is imported, since other programs have flags of the same names."""
+    config_flags.DEFINE_config_file("config", lock_config=True, help_string="Config of official weights.")
+    flags.DEFINE_string("weights", "", "Official weights to read.")
+    flags.DEFINE_string("key", "", "Dictionary inside the weights file, such as model_state_dict.")
+    flags.DEFINE_integer("classes", 0, "Classes of the official weights.")
+    flags.DEFINE_string("workdir", "", "A finished run to read, or a new folder to write.")
+    flags.DEFINE_string("out", "", "File to write: .safetensors.")
+    flags.DEFINE_enum("which", "last", ["last", "best"], "The last epoch or the best.")
 
 
 def main(argv: Sequence[str]) -> int:
+    """Do what the flags say; the exit code: 2, and one sentence, for what the user can mend."""
     del argv
+    logging.set_verbosity(logging.ERROR)  # Orbax tells every step of a save
     try:
-        folder = Path(flags.FLAGS.workdir)
-        if not flags.FLAGS.workdir:
+        if not FLAGS.workdir:
             raise UserError("--workdir is missing: a finished run to read, or a new folder to write.")
-        if _WEIGHTS.value:
-            if _CLASSES.value < 2:
+        folder = Path(FLAGS.workdir)
+        if FLAGS.weights:
+            if FLAGS.classes < 2:
                 raise UserError("--classes is missing: the number of classes of the official weights, at least 2.")
-            read(_CONFIG.value, Path(_WEIGHTS.value), _KEY.value, _CLASSES.value, folder)
-            print(f"{_WEIGHTS.value} read into {folder}; train on with --config.init_from={folder}.")
+            read(FLAGS.config, Path(FLAGS.weights), FLAGS.key, FLAGS.classes, folder)
+            print(f"{FLAGS.weights} read into {folder}; train on with --config.init_from={folder}.")
+        elif FLAGS.out:
+            count = write(folder, Path(FLAGS.out), FLAGS.which)
+            print(f"{count} tensors written to {FLAGS.out}.")
         else:
-            if not flags.FLAGS.out:
-                raise UserError("--out is missing: the file to write (or --weights, to read official weights).")
-            tensors = write(folder, Path(flags.FLAGS.out), flags.FLAGS.which)
-            print(f"{tensors} tensors written to {flags.FLAGS.out}.")
+            raise UserError("--out is missing: the file to write (or --weights, to read official weights).")
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -93,4 +103,5 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(lambda argv: sys.exit(main(argv)), flags_parser=parse)

@@ -5,17 +5,17 @@
 Needs nothing but the work directory. One line per picture: path, class, probability, and the second and third guess.
 """
 
+import argparse
 import csv
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
@@ -27,26 +27,31 @@ from common.errors import UserError
 from vit_small import experiment, train
 from vit_small.report import DESCRIPTION
 
-_WORKDIR = flags.DEFINE_string("workdir", "", "Folder of a finished run.")
-_IMAGES = flags.DEFINE_string("images", "", "A picture, or a folder of pictures (sub-folders too).")
-_OUT = flags.DEFINE_string("out", "", "CSV file to write.")
-_WHICH = flags.DEFINE_enum("which", "last", ["last", "best"], "The last epoch or the best.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures at once.", lower_bound=1)
 GUESSES = 3
 
 
-def main(argv: Sequence[str]) -> int:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the flags.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Classify what the flags name; the exit code: 2, and one sentence, for what the user can mend."""
+    parser = _Parser(prog="python -m vit_small.predict", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished run")
+    parser.add_argument("--images", required=True, type=Path, help="a picture, or a folder of pictures")
+    parser.add_argument("--out", required=True, type=Path, help="CSV file to write")
+    parser.add_argument("--which", default="last", choices=("last", "best"), help="the last epoch or the best")
+    parser.add_argument("--batch_size", default=64, type=int, help="pictures at once")
     try:
-        if len(argv) > 1:
-            raise UserError(f"{argv[1]!r} is no flag; give --workdir, --images and --out.")
-        for flag in (_WORKDIR, _IMAGES, _OUT):
-            if not flag.value:
-                raise UserError(f"--{flag.name} is missing; give --workdir, --images and --out.")
-        count = predict(Path(_WORKDIR.value), Path(_IMAGES.value), Path(_OUT.value), _WHICH.value, _BATCH_SIZE.value)
+        given = parser.parse_args(arguments)
+        if given.batch_size < 1:
+            raise UserError(f"--batch_size is {given.batch_size}, but must be at least 1.")
+        count = predict(given.workdir, given.images, given.out, given.which, given.batch_size)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    print(f"{count} pictures classified, written to {_OUT.value}.")
+    print(f"{count} pictures classified, written to {given.out}.")
     return 0
 
 
@@ -57,12 +62,12 @@ def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_si
     recipe = experiment.make_recipe(config, len(names), tuple(description["mean"]), tuple(description["std"]))
     files = find(images)
     pixels = np.stack([_read(file, config.image_size, config.channels) for file in files])
-    classify = jax.jit(lambda images: jax.nn.softmax(train.predict(recipe, params, images)))
+    classify = jax.jit(lambda params, images: jax.nn.softmax(train.predict(recipe, params, images)))
     rows = []
     for first in range(0, len(files), batch_size):
         part = pixels[first : first + batch_size]
         padded = np.concatenate([part, np.zeros((batch_size - len(part), *part.shape[1:]), np.uint8)])
-        rows.append(np.asarray(classify(jnp.asarray(padded)))[: len(part)])
+        rows.append(np.asarray(classify(params, jnp.asarray(padded)))[: len(part)])
     write(out, files, np.concatenate(rows), names)
     return len(files)
 
@@ -120,4 +125,4 @@ def write(out: Path, files: Sequence[Path], probabilities: np.ndarray, names: Se
 
 
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(main(argv)))
+    sys.exit(main(sys.argv[1:]))

@@ -137,7 +137,7 @@ def test_analysis_before_training(tmp_path):
 
 
 def test_prediction_without_what_it_needs(finished, tmp_path):
-    assert "--workdir is missing; give --workdir, --images and --out" in error_of("predict")
+    assert "are required: --workdir, --images, --out; --help lists the flags" in error_of("predict")
     pictures = [f"--images={tmp_path}", f"--out={tmp_path / 'out.csv'}"]
     assert "is no finished run of this method" in error_of("predict", f"--workdir={tmp_path}", *pictures)
     assert "holds no pictures (.png, .jpg" in error_of("predict", f"--workdir={finished.folder}", *pictures)
