@@ -16,13 +16,12 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
 
 from common import config as configs
 from common.checkpoint import Checkpoints
-from common.data.folder import SUFFIXES
-from common.data.images import fit_picture
+from common.data.folder import SUFFIXES, read_picture
 from common.errors import UserError
 from vit_small import experiment, train
 from vit_small.report import DESCRIPTION
@@ -43,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="CSV file to write")
     parser.add_argument("--which", default="last", choices=("last", "best"), help="the last epoch or the best")
     parser.add_argument("--batch_size", default=64, type=int, help="pictures at once")
+    logging.set_verbosity(logging.ERROR)  # Orbax warns about every folder that it may not change
     try:
         given = parser.parse_args(arguments)
         if given.batch_size < 1:
@@ -57,11 +57,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_size: int = 64) -> int:
     """Write the table; the number of pictures. Raises UserError on whatever is missing or cannot be read."""
+    files = find(images)
     config, description, params = open_run(folder, which)
     names = description["class_names"]
     recipe = experiment.make_recipe(config, len(names), tuple(description["mean"]), tuple(description["std"]))
-    files = find(images)
-    pixels = np.stack([_read(file, config.image_size, config.channels) for file in files])
+    pixels = np.stack([read_picture(file, config.image_size, config.channels) for file in files])
     classify = jax.jit(lambda params, images: jax.nn.softmax(train.predict(recipe, params, images)))
     rows = []
     for first in range(0, len(files), batch_size):
@@ -99,14 +99,6 @@ def find(images: Path) -> list[Path]:
     if not files:
         raise UserError(f"folder {images} holds no pictures ({', '.join(SUFFIXES)}).")
     return files
-
-
-def _read(file: Path, image_size: int, channels: int) -> np.ndarray:
-    try:
-        with Image.open(file) as picture:
-            return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"picture {file} cannot be read ({error}): replace or remove it.") from error
 
 
 def write(out: Path, files: Sequence[Path], probabilities: np.ndarray, names: Sequence[str]) -> None:

@@ -73,7 +73,8 @@ def load(request: Request) -> Dataset:
     """A set prepared by our builder, from `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Splits hold the classes that the builder gave them, sorted by name, and the pictures of a class sorted by file name;
-    few-shot splits have different classes, those for classification (tiny_imagenet) the same. Decoded pictures are kept in the cache directory, so that later starts need not decode them.
+    few-shot splits have different classes, those for classification (tiny_imagenet) the same. Decoded pictures are kept
+    in the cache directory, so that later starts need not decode them.
 
     Raises:
       UserError: not prepared, incomplete or damaged, splits that share a class, or any option.

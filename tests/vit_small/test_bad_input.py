@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.errors import UserError
 from tests.vit_small import cli
-from vit_small import experiment
+from vit_small import experiment, predict
 from vit_small.check import check_config
 
 
@@ -136,11 +136,20 @@ def test_analysis_before_training(tmp_path):
     assert re.match("Error: There is no run in .*; train first", error)
 
 
-def test_prediction_without_what_it_needs(finished, tmp_path):
-    assert "are required: --workdir, --images, --out; --help lists the flags" in error_of("predict")
-    pictures = [f"--images={tmp_path}", f"--out={tmp_path / 'out.csv'}"]
-    assert "is no finished run of this method" in error_of("predict", f"--workdir={tmp_path}", *pictures)
-    assert "holds no pictures (.png, .jpg" in error_of("predict", f"--workdir={finished.folder}", *pictures)
+def test_prediction_without_what_it_needs(finished, tmp_path, capsys):
+    def refused(*arguments):
+        assert predict.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+        return error
+
+    run, pictures = f"--workdir={finished.folder}", [f"--images={tmp_path}", f"--out={tmp_path / 'out.csv'}"]
+    assert "are required: --workdir, --images, --out; --help lists the flags" in refused()
+    assert "invalid choice: 'first'" in refused(run, *pictures, "--which=first")
+    assert "--batch_size is 0, but must be at least 1" in refused(run, *pictures, "--batch_size=0")
+    assert "there is no such file or folder" in refused(run, "--images=nowhere", pictures[1])
+    assert "holds no pictures (.png, .jpg" in refused(run, *pictures)
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert "broken.png cannot be read" in error_of("predict", f"--workdir={finished.folder}", *pictures)
+    assert "is no finished run of this method" in refused(f"--workdir={tmp_path}", *pictures)
+    assert "broken.png cannot be read" in refused(run, *pictures)
     assert not (tmp_path / "out.csv").exists()

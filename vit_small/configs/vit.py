@@ -121,7 +121,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dataset = "glyphs"
     config.dataset_path = ""
     config.glyphs = ConfigDict(  # read by dataset "glyphs" only
-        {"difficulty": "hard", "num_classes": 72, "train_per_class": 30, "test_per_class": 30}
+        {"difficulty": "medium", "num_classes": 72, "train_per_class": 30, "test_per_class": 30}
     )
     config.image_size = 32
     config.channels = 3

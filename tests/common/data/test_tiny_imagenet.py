@@ -1,4 +1,4 @@
-"""Tiny-ImageNet from the published archive, whose validation folder holds all classes together, and from class folders."""
+"""Tiny-ImageNet from the published archive, whose validation pictures lie together, and from class folders."""
 
 import numpy as np
 import pytest
