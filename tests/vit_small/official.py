@@ -17,6 +17,10 @@ from vit_small.official_names import from_official
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vit_small"
 CASES = [(spt, lsa) for spt in (0, 1) for lsa in (0, 1)]
+# Compiled with little optimisation: these tests compile more than they compute.
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
 NAMES = ("vit", "t2t", "cait", "pit", "swin")
 
 

@@ -92,7 +92,7 @@ def test_outputs_probabilities_and_gradients(name, masked, dtype):
 
         cotangent = jnp.asarray(arrays[f"{prefix}.cotangent"], dtype)
 
-        @jax.jit
+        @official.jit
         def outputs_and_gradients(*inputs):
             outputs, pull = jax.vjp(lambda *inputs: run(name, masked, *inputs), *inputs)
             return outputs, pull((cotangent, jnp.zeros_like(outputs[1])))
@@ -178,8 +178,8 @@ def test_attention_of_a_shifted_block_stays_in_its_region():
     block = SwinBlock(2, 4, 2, 2, (8, 8), Design())
     x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 64, 8)), jnp.float32)
     layer = {"rate": jnp.zeros(())}
-    params = jax.jit(block.init)(jax.random.key(0), x, layer)
-    apply = jax.jit(block.apply)
+    params = official.jit(block.init)(jax.random.key(0), x, layer)
+    apply = official.jit(block.apply)
     before, _ = apply(params, x, layer)
     after, _ = apply(params, x.at[:, 63].add(1.0), layer)
     moved = np.abs(after - before).max(axis=(0, 2)).reshape(8, 8) > 0

@@ -16,6 +16,8 @@ from vit_small.design import Design
 from vit_small.models import T2T, ViT
 from vit_small.official_names import entries, from_official, to_official, unused
 
+# Plain, and with both ideas; one of them alone in the slow tests.
+MIXED_CASES_SLOW = [pytest.param(*case, marks=[pytest.mark.slow] * (sum(case) == 1)) for case in CASES]
 LABELS = jnp.array([0, 4, 2])
 
 
@@ -25,10 +27,10 @@ def loss_and_outputs(model, params, images):
         targets = 0.9 * jax.nn.one_hot(LABELS, 5, dtype=images.dtype) + 0.1 / 5
         return optax.softmax_cross_entropy(out["logits"], targets).mean(), out
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return official.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
-@pytest.mark.parametrize(("spt", "lsa"), CASES)
+@pytest.mark.parametrize(("spt", "lsa"), MIXED_CASES_SLOW)
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_model(name, spt, lsa):
     arrays, prefix = official.golden("models_tiny"), f"{name}.spt{spt}.lsa{lsa}."
@@ -89,9 +91,7 @@ def test_layers_written_out_and_fused_spt_are_the_same_model(name):
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("spt", "lsa"), [pytest.param(*case, marks=[pytest.mark.slow] * (sum(case) == 1)) for case in CASES]
-)
+@pytest.mark.parametrize(("spt", "lsa"), MIXED_CASES_SLOW)
 @pytest.mark.parametrize("name", NAMES)
 def test_paper_size(name, spt, lsa, side):
     prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
@@ -99,7 +99,7 @@ def test_paper_size(name, spt, lsa, side):
     model = official.paper(name, side, official.design(spt, lsa))
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), official.params(model, tables, prefix, side))
     images = jnp.asarray(official.images(f"input/paper/{side}", 2, 3, side, side), jnp.float32)
-    logits = jax.jit(lambda params: model.apply({"params": params}, images)["logits"])(params)
+    logits = official.jit(lambda params: model.apply({"params": params}, images)["logits"])(params)
     np.testing.assert_allclose(logits, arrays[prefix + "logits"], atol=1e-4, rtol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_fresh_weights_are_spread_as_the_official_ones(name):
     prefix = f"{name}.img32.spt1.lsa1."
     tables = official.golden("models_paper_size_parameters")
     model = official.paper(name, 32, official.design(1, 1))
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    params = official.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     ours = to_official(model, params)
     statistics = tables[prefix + "official_init_std_mean_absmax"]
     for (n, (_, kind, _)), (std, mean, _) in zip(official.table(tables, prefix).items(), statistics, strict=True):
@@ -178,8 +178,8 @@ def test_weights_of_another_model():
 
 def logits(model, images=None, params=None, key=None):
     images = jnp.ones((2, 16, 16, 3)) if images is None else images
-    params = jax.jit(model.init)(jax.random.key(0), images)["params"] if params is None else params
-    return jax.jit(model.apply)({"params": params}, images, key)["logits"], params
+    params = official.jit(model.init)(jax.random.key(0), images)["params"] if params is None else params
+    return official.jit(model.apply)({"params": params}, images, key)["logits"], params
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -63,7 +63,7 @@ def test_tokens_and_gradients(case, patch, form, dtype):
             rest = forms(case, patch)[form](images, weights)
             return jnp.concatenate([first, rest], axis=1) if classes else rest
 
-        @jax.jit
+        @official.jit
         def outputs_and_gradients(x, weights, class_weights):
             out, pull = jax.vjp(tokens, x, weights, class_weights)
             return out, pull(cotangent)

@@ -32,7 +32,7 @@ def test_six_official_steps(dtype):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), official.params(model, arrays, ""))
         state = optimizer.init(params)
 
-        @jax.jit
+        @official.jit
         def step(params, state, images, targets):
             def loss(params):
                 return train.loss_and_logits(recipe, params, images, targets, None)[0]
@@ -110,7 +110,7 @@ def test_first_loss_is_that_of_guessing(name):
     """Small initial weights: log of the number of classes."""
     model = official.paper(name, 32, official.design(1, 1))
     images = jnp.asarray(official.images("input/paper/32", 2, 3, 32, 32), jnp.float32)
-    params = jax.jit(model.init)(jax.random.key(0), images)
-    logits = jax.jit(model.apply)(params, images)["logits"]
+    params = official.jit(model.init)(jax.random.key(0), images)
+    logits = official.jit(model.apply)(params, images)["logits"]
     loss = optax.softmax_cross_entropy(logits, jnp.full_like(logits, 0.01)).mean()
     np.testing.assert_allclose(loss, np.log(100), atol=0.2)
