@@ -129,6 +129,6 @@ def make_model(config: ConfigDict, num_classes: int) -> Any:
 
 
 def only_matrices(params: Any) -> Any:
-    """Which parameters decay under `decay = "matrices"`: kernels, not biases, norms, positions, tokens, temperatures."""
+    """Which parameters decay under `decay = "matrices"`: kernels, no biases, norms, positions or temperatures."""
     paths = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in paths})

@@ -6,7 +6,7 @@ Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to 
 Expect: see vit_small/README.md (ours).
 
 Every field is explained in vit.py; this file names what differs. `soft_splits` - 1 token transformers shrink the
-image to a grid of side / 2^soft_splits. `input_scale` and `inner_skip` are as in the official code; False: as in T2T-ViT.
+image to a grid of side / 2^soft_splits. `input_scale` and `inner_skip` are as in the official code; False is T2T-ViT.
 Variants with the published settings: :cifar10  :cifar100  :svhn  :tiny_imagenet, and (ours) :fashion_mnist
 Official top-1 accuracy, and with SPT and LSA: CIFAR-10 95.30, 95.57; CIFAR-100 77.00, 77.36; SVHN 97.90,
 97.91; Tiny-ImageNet 60.57, 61.83 %.

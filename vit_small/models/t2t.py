@@ -1,4 +1,4 @@
-"""T2T-ViT (Yuan et al. 2021) as the small-data-set code has it: soft splits, token transformers, deep narrow backbone."""
+"""T2T-ViT (Yuan et al. 2021) as the small-data-set code has it: soft splits, token transformers, backbone."""
 
 import flax.linen as nn
 import jax.numpy as jnp
