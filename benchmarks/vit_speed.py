@@ -24,7 +24,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.fewshot_speed import machine
+from benchmarks.machine import machine
 from common.experiment import TrainState
 from vit_small import train
 from vit_small.augmentation import Augmentation

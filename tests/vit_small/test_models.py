@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,8 +170,8 @@ def test_weights_of_another_model():
     refused("swin", official.design(0, 0), "missing: absolute_pos_embed.* unexpected: pos_embedding")
     weights["cls_token"] = weights["cls_token"][:, :, :20]
     refused("vit", official.design(0, 0), r"wrong: cls_token has shape \[20\] instead of \[24\]")
-    with pytest.raises(ValueError, match="Design is none of ViT"):
-        entries(Design())  # pyright: ignore
+    with pytest.raises(ValueError, match="Dense is none of ViT"):
+        entries(nn.Dense(3))
 
 
 # --- what the switches do -------------------------------------------------------------------------------------------
