@@ -90,6 +90,13 @@ def _tapl(name: str, config: str = "tapl", **overrides: str) -> Cell:
     return replace(_fewshot(name, config, **overrides), budget=_TAPL_BUDGET)
 
 
+_SMALL = ("test_accuracy", "test_accuracy_best_epoch")
+
+
+def _vit_small(name: str, config: str, **overrides: str) -> Cell:
+    return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
+
+
 FAMILIES = {
     "fewshot": Family(
         "5-way 1-shot on embedded glyphs, scripts unseen in training",
@@ -126,6 +133,17 @@ FAMILIES = {
             _tapl("TAPL, no pseudo labels (transductive)", **{"tapl.query_weight": "0.0"}),
             _tapl("TAPL, length scale from 1 (transductive)", **{"propagation.initial_sigma": "1.0"}),
             _tapl("TAPL, all pairs (transductive)", **{"propagation.neighbours": "0"}),
+        ),
+    ),
+    "vit_small": Family(
+        "72 embedded characters, 30 images each, top-1 of the last and of the best epoch",
+        (
+            _vit_small("ViT", "vit"),
+            _vit_small("ViT, SPT", "vit", spt="True"),
+            _vit_small("ViT, LSA", "vit", lsa="True"),
+            _vit_small("ViT, SPT and LSA", "vit", spt="True", lsa="True"),
+            _vit_small("Swin", "swin"),
+            _vit_small("Swin, SPT and LSA", "swin", spt="True", lsa="True"),
         ),
     ),
 }

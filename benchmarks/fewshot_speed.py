@@ -10,13 +10,11 @@ other, so with all cores it can become many times slower on a machine that is no
 
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +28,7 @@ from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import machine
 from common.errors import UserError
 from fewshot import adaptation, cxgrad
 from fewshot.convolution import CONVOLUTIONS, Plan, choose, over_tasks
@@ -252,25 +251,6 @@ def ratios(row: dict, *references: dict) -> dict[str, float]:
     """Median to median, fastest to fastest, CPU time to CPU time; each to the best of the references."""
     ratio = {key: row["step_ms"][key] / min(r["step_ms"][key] for r in references) for key in ("median", "min")}
     return ratio | {"cpu": row["cpu_ms"] / min(r["cpu_ms"] for r in references)}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    packages = [name for name in ("jax", "jaxlib", "flax", "torch") if find_spec(name) is not None]
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "load_average_1_min": os.getloadavg()[0],
-        "backend": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
 
 
 def show(name: str, result: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ No field has a default here: what an optimiser or a schedule uses must stand in 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,8 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
       config: `schedule`, `learning_rate`, and what the schedule needs:
         constant: nothing more.
         cosine: half a cosine from `learning_rate` to `final_learning_rate` over `total_steps`, constant after.
-        warmup_cosine: linear from 0 over `warmup_steps`, then the cosine up to `total_steps` (warm-up included).
+        warmup_cosine: linear from `initial_learning_rate` over `warmup_steps`, then the cosine up to `total_steps`
+          (warm-up included).
         step: times `decay_factor` from each of the `decay_steps` on.
 
     Raises:
@@ -45,13 +47,18 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     if warmup_steps >= total_steps:
         accepted = f"must be below total_steps, {total_steps}"
         raise UserError(f"the optimizer's warmup_steps is {warmup_steps}, but {accepted}.")
-    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup_steps, total_steps, end_value=final_rate)
+    initial_rate = _number(config, "initial_learning_rate", least=0.0)
+    rise = (rate - initial_rate) / max(warmup_steps, 1)
+    cosine = optax.cosine_decay_schedule(rate, total_steps - warmup_steps, alpha=final_rate / rate)
+    # Not optax.linear_schedule, whose float32 difference of large numbers is off by 1e-4 near a small initial rate.
+    return optax.join_schedules([lambda step: initial_rate + rise * step, cosine], [warmup_steps])
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, decayed: Callable[[Any], Any] | None = None) -> optax.GradientTransformation:
     """Return clipping by the global norm, then the optimiser, then the schedule.
 
     Args:
+      decayed: parameters -> the same tree of True where weight decay applies; None: everywhere.
       config: `name`, `clip_norm` (0 = none), `weight_decay` (0 = none), the fields of `make_schedule`, and
         adam: `b1`, `b2`, `eps` (outside the square root, as in PyTorch); weight decay is added to the gradient (L2).
         adamw: the same, with weight decay applied to the parameters, times the learning rate (decoupled).
@@ -64,7 +71,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     name = _choice(config, "name", OPTIMIZERS)
     clip_norm = _number(config, "clip_norm", least=0.0)
     weight_decay = _number(config, "weight_decay", least=0.0)
-    decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+    decay = [optax.add_decayed_weights(weight_decay, decayed)] if weight_decay else []
     if name == "sgd":
         momentum, nesterov = _number(config, "momentum", least=0.0, below=1.0), bool(_field(config, "nesterov"))
         if nesterov and not momentum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ class Entry:
     moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # mean and std, where published ones are used
 
 
-_FEWSHOT_SPLITS = ("train", "validation", "test")
 ENTRIES = {
     "mini_imagenet": Entry(
         "mini_imagenet:MiniImagenet",
@@ -66,14 +66,21 @@ ENTRIES = {
         "MVTec AD (Bergmann et al. 2019)",
         {},
     ),
+    "tiny_imagenet": Entry(
+        "tiny_imagenet:TinyImagenet",
+        "ImageNet's terms: non-commercial research and education",
+        "ImageNet (Russakovsky et al. 2015), as Stanford's course CS231n cut it to 64 x 64; its val is our test",
+        {"train": 200, "test": 200},
+    ),
 }
 
 
 def load(request: Request) -> Dataset:
     """A set prepared by our builder, from `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
-    Few-shot splits hold the classes that the builder gave them, sorted by name, and the pictures of a class sorted by
-    file name. Decoded pictures are kept in the cache directory, so that later starts need not decode them.
+    Splits hold the classes that the builder gave them, sorted by name, and the pictures of a class sorted by file name;
+    few-shot splits have different classes, those for classification (tiny_imagenet) the same. Decoded pictures are kept
+    in the cache directory, so that later starts need not decode them.
 
     Raises:
       UserError: not prepared, incomplete or damaged, splits that share a class, or any option.
@@ -87,16 +94,17 @@ def load(request: Request) -> Dataset:
             [tfds_source.data_dir(request.path) / request.name],
             tfds_source.how_to_prepare(request.name),
         )
-    tfds_source.check_files(request.name, folder, _FEWSHOT_SPLITS)
+    names = tuple(entry.classes)
+    tfds_source.check_files(request.name, folder, names)
     files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
     size = {"image_size": request.image_size, "channels": request.channels}
     key = {"name": request.name, "version": _VERSION, "folder": str(folder.resolve()), "files": files, **size}
-    arrays = cached_arrays(key, lambda: _decode(folder, **size))
+    arrays = cached_arrays(key, lambda: _decode(folder, names, **size))
     splits = {
         split: Split(arrays[f"{split}_images"], arrays[f"{split}_labels"], tuple(map(str, arrays[f"{split}_names"])))
-        for split in _FEWSHOT_SPLITS
+        for split in names
     }
-    check_disjoint(request.name, splits)
+    (check_disjoint if request.task == "fewshot" else check_same)(request.name, splits)
     dataset = make_dataset(request.name, splits, licence=entry.licence, source=entry.source)
     if entry.moments and len(entry.moments[0]) == request.channels:
         dataset = dataset.with_moments(*entry.moments)
@@ -116,9 +124,20 @@ def check_disjoint(name: str, splits: dict[str, Split]) -> None:
             seen[class_name] = split
 
 
-def _decode(folder: Path, image_size: int, channels: int) -> dict[str, np.ndarray]:
+def check_same(name: str, splits: dict[str, Split]) -> None:
+    """Raise UserError unless all splits have the same classes."""
+    for split, content in splits.items():
+        odd = set(content.class_names) ^ set(splits["train"].class_names)
+        if odd:
+            raise UserError(
+                f"class {min(odd)!r} of data set {name!r} is in only one of 'train' and {split!r}: splits for "
+                "classification must hold the same classes; prepare it anew."
+            )
+
+
+def _decode(folder: Path, splits: Sequence[str], image_size: int, channels: int) -> dict[str, np.ndarray]:
     arrays = {}
-    for split in _FEWSHOT_SPLITS:
+    for split in splits:
         decoded = _decode_split(folder, split, image_size, channels)
         arrays |= {f"{split}_{part}": array for part, array in decoded.items()}
     return arrays

@@ -172,7 +172,7 @@ def _read_split(classes: Classes, image_size: int, channels: int) -> Split:
     unreadable = []
     for index, file in enumerate(files):
         try:
-            images[index] = _read_picture(file, image_size, channels)
+            images[index] = read_picture(file, image_size, channels)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             unreadable.append((file, error))
     if unreadable:
@@ -183,6 +183,7 @@ def _read_split(classes: Classes, image_size: int, channels: int) -> Split:
     return Split(images, labels, tuple(classes))
 
 
-def _read_picture(file: Path, image_size: int, channels: int) -> UInt8[np.ndarray, "s s c"]:
+def read_picture(file: Path, image_size: int, channels: int) -> UInt8[np.ndarray, "s s c"]:
+    """One picture, turned as its camera says and resized; raises UserError where it cannot be read."""
     with Image.open(file) as picture:
         return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)

@@ -77,7 +77,10 @@ def test_clipping_is_by_the_norm_of_all_parameters():
     np.testing.assert_allclose([updates["a"][0], updates["b"][0]], [-0.06, -0.08], rtol=1e-6)
 
 
-SCHEDULE = {"learning_rate": 0.4, "final_learning_rate": 0.1, "total_steps": 12, "warmup_steps": 4}
+SCHEDULE = {
+    **{"learning_rate": 0.4, "initial_learning_rate": 0.0, "final_learning_rate": 0.1},
+    **{"total_steps": 12, "warmup_steps": 4},
+}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,7 @@ SCHEDULE = {"learning_rate": 0.4, "final_learning_rate": 0.1, "total_steps": 12,
         ({"schedule": "constant"}, {0: 0.4, 100: 0.4}),
         ({"schedule": "cosine"}, {0: 0.4, 3: 0.25 + 0.15 * np.cos(np.pi / 4), 6: 0.25, 12: 0.1, 50: 0.1}),
         ({"schedule": "warmup_cosine"}, {0: 0.0, 1: 0.1, 4: 0.4, 8: 0.25, 12: 0.1, 50: 0.1}),
+        ({"schedule": "warmup_cosine", "initial_learning_rate": 0.2}, {0: 0.2, 1: 0.25, 4: 0.4, 8: 0.25, 12: 0.1}),
         ({"schedule": "warmup_cosine", "warmup_steps": 0}, {0: 0.4, 6: 0.25, 12: 0.1}),
         ({"schedule": "step", "decay_steps": (2, 5), "decay_factor": 0.5}, {0: 0.4, 1: 0.4, 2: 0.2, 5: 0.1, 9: 0.1}),
         ({"schedule": "step", "decay_steps": (), "decay_factor": 0.5}, {0: 0.4, 9: 0.4}),

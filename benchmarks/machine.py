@@ -1,0 +1,29 @@
+"""What a measurement depends on besides the code."""
+
+import os
+import platform
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    packages = [name for name in ("jax", "jaxlib", "flax", "torch") if find_spec(name) is not None]
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "load_average_1_min": os.getloadavg()[0],
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
