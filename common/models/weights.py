@@ -9,7 +9,7 @@ import socket
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -113,9 +113,10 @@ def _from_hub(name: str, source: Source) -> Path:
             f"weights {name!r} are not in the hub's cache and {constants.ENDPOINT} does not answer: {remedy}."
         )
     logging.info("Downloading weights %s from %s.", name, source.place)
+    failures: Any = (OSError, RuntimeError, ValueError, *errors.HfHubHTTPError.__bases__)  # those of its http library
     try:
         return Path(huggingface_hub.hf_hub_download(source.place, "model.safetensors"))
-    except (OSError, RuntimeError, ValueError, *errors.HfHubHTTPError.__bases__) as error:  # of its http library
+    except failures as error:
         reason = " ".join(str(error).split())
         raise UserError(f"weights {name!r} cannot be downloaded ({reason}): {remedy}.") from error
 
