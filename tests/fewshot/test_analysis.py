@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from common.errors import UserError
-from fewshot import adaptation, analysis, analysis_report, experiment, maml, maml_pp, similarity
+from fewshot import adaptation, analysis, analysis_report, experiment, maml, maml_pp, report, similarity
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import CONVOLUTIONS
 from fewshot.label_propagation import Propagation
@@ -162,6 +162,12 @@ def test_query_images_are_given_to_every_adaptation_of_a_transductive_run(kind, 
     program, arguments = program_of(kind)
     jax.eval_shape(program, *arguments)
     assert given == [kind == "tapl"] * 3
+
+
+def test_figures_say_which_run_is_transductive():
+    assert report.titled(cli.config("maml")) == "maml on glyphs"
+    crossed = cli.config("maml", transduction="propagation", eval_dataset="digits")
+    assert report.titled(crossed) == "maml (transductive) on digits"
 
 
 @pytest.mark.slow
