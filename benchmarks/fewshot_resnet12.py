@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     for column in ("px", "inner steps", "compile s", "step ms (median / min)", "temporaries MiB"):
         table.add_column(column, justify="right")
     for size in _IMAGE_SIZES.value:
-        result = report["sizes"][size] = measure(int(size), flags.FLAGS.repeats)
+        result = report["sizes"][size] = measure(int(size), flags.FLAGS.repeats or 10)
         for form, row in result["forms"].items():
             step = f"{row['step_ms']['median']:.0f} / {row['step_ms']['min']:.0f}"
             table.add_row(size, form, f"{row['compile_s']:.1f}", step, f"{row['temporaries_mib']:.0f}")

@@ -1,6 +1,9 @@
 """Time of one second-order meta-step: our forms, and a plain PyTorch loop, on the same weights and tasks.
 
     python -m benchmarks.fewshot_speed --out=results/fewshot_speed.json
+    python -m benchmarks.fewshot_speed --sizes=b --quick --forms=maml,maml_given_labels_on_all_images,tapl
+
+The second command times TAPL alone: against MAML, and against MAML that adapts to as many images, labels given.
 
 All forms run in turn in one process, so that a busy machine slows them alike. Each step's wall time and its CPU time
 (of all threads) are kept: on a machine that is not idle the CPU time is the steadier figure. PyTorch runs with all
@@ -14,7 +17,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +32,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine
-from common.errors import UserError
 from fewshot import adaptation, cxgrad
 from fewshot.convolution import CONVOLUTIONS, Plan, choose, over_tasks
 from fewshot.models import Conv4
@@ -39,6 +41,7 @@ LONG_RUN, SHORT_RUN = 50_000, 10  # training steps
 TOLERANCE = 1e-8  # of loss and gradients in float64, relative to each tensor's largest entry
 CONTEXT_SIZE = 100
 ALL_IMAGES = "maml, given labels on all images"  # what the time of TAPL is compared with
+PYTORCH = ("torch", "torch, 1 thread")
 
 
 class Size(NamedTuple):
@@ -59,7 +62,8 @@ SIZES = {"a": Size(28, 1, 32), "b": Size(84, 3, 48)}
 
 _OUT = flags.DEFINE_string("out", None, "JSON file to write.")
 _SIZES = flags.DEFINE_list("sizes", ["a", "b"], "a: 28 px, 1 channel, 32 filters; b: 84 px, 3 channels, 48 filters.")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
+_FORMS = flags.DEFINE_list("forms", [], "Only these, spaces as _ and without commas: maml,tapl; 'torch': PyTorch.")
+_REPEATS = flags.DEFINE_integer("repeats", None, "Timed steps of each form; default 10, with --quick 3.", lower_bound=1)
 _QUICK = flags.DEFINE_bool("quick", False, "Only the chosen forms and PyTorch, 3 repeats.")
 
 
@@ -82,6 +86,18 @@ def forms(size: Size, quick: bool) -> dict[str, Form]:
     if size.image_size < 64:
         others["maml, naive"] = Form("maml", Plan("native", "vmap", scan=True), rounds=2)
     return chosen | others
+
+
+def flag_name(form: str) -> str:
+    """A form's name without commas and spaces, as --forms takes it."""
+    return form.replace(",", "").replace(" ", "_")
+
+
+def wanted(size: Size, quick: bool, only: Sequence[str]) -> tuple[dict[str, Form], bool]:
+    """The forms to time, and whether PyTorch is one of them; of all of a size, those that `only` names (none: all)."""
+    if not only:
+        return forms(size, quick), True
+    return {name: form for name, form in forms(size, False).items() if flag_name(name) in only}, "torch" in only
 
 
 def make_problem(size: Size) -> tuple[dict[str, Any], adaptation.Task]:
@@ -181,7 +197,7 @@ def torch_runs(params: dict, tasks: adaptation.Task) -> dict[str, Callable[[], A
 
         return run
 
-    return {"torch": with_threads(os.cpu_count() or 1), "torch, 1 thread": with_threads(1)}
+    return dict(zip(PYTORCH, (with_threads(os.cpu_count() or 1), with_threads(1)), strict=True))
 
 
 def difference_from_torch(form: Form, filters: int, params: dict, tasks: adaptation.Task) -> float:
@@ -226,24 +242,26 @@ def time_in_turn(runs: dict[str, tuple[Callable[[], Any], int]]) -> dict[str, di
     return rows
 
 
-def measure(size: Size, repeats: int, quick: bool) -> dict[str, Any]:
-    """Everything about one size: rows by form, ratios, and the difference from PyTorch (None without PyTorch)."""
+def measure(size: Size, repeats: int, quick: bool, only: Sequence[str]) -> dict[str, Any]:
+    """Everything about one size: rows by form, ratios to the forms that are among them, and the difference from PyTorch
+    (None without PyTorch)."""
     params, tasks = make_problem(size)
     runs, rows, difference = {}, {}, None
-    chosen = forms(size, quick)
+    chosen, torch_too = wanted(size, quick, only)
     for name, form in chosen.items():
         run, rows[name] = prepare(form, size.filters, params, tasks)
         runs[name] = (run, min(repeats, form.rounds or repeats))
-    if find_spec("torch") is not None:
-        difference = difference_from_torch(chosen["maml, short run"], size.filters, params, tasks)
+    if torch_too and find_spec("torch") is not None:
+        difference = difference_from_torch(forms(size, True)["maml, short run"], size.filters, params, tasks)
         runs |= {name: (run, repeats) for name, run in torch_runs(params, tasks).items()}
     for name, row in time_in_turn(runs).items():
         rows.setdefault(name, {}).update(row)
     for name, row in rows.items():
-        row["to_maml"] = ratios(row, rows["maml"])
-        row["to_maml_on_all_images"] = ratios(row, rows[ALL_IMAGES])
-        if difference is not None and not name.startswith("torch"):
-            row["to_torch"] = ratios(row, rows["torch"], rows["torch, 1 thread"])
+        for key, reference in (("to_maml", "maml"), ("to_maml_on_all_images", ALL_IMAGES)):
+            if reference in rows:
+                row[key] = ratios(row, rows[reference])
+        if difference is not None and name not in PYTORCH:
+            row["to_torch"] = ratios(row, *(rows[reference] for reference in PYTORCH))
     return {"size": size._asdict(), "difference_from_torch_float64": difference, "forms": rows}
 
 
@@ -285,7 +303,7 @@ def show(name: str, result: dict[str, Any]) -> None:
         )
     console = Console(width=140)
     console.print(table)
-    if result["difference_from_torch_float64"] is None:
+    if find_spec("torch") is None:
         console.print("PyTorch is not installed: no ratios to it. `pip install -e '.[bench]'` brings it.")
 
 
@@ -293,11 +311,17 @@ def main(argv: list[str]) -> None:
     del argv
     unknown = [name for name in _SIZES.value if name not in SIZES]
     if unknown:
-        raise app.UsageError(str(UserError(f"--sizes has {unknown[0]!r}, but takes {', '.join(SIZES)}.")))
+        raise app.UsageError(f"--sizes has {unknown[0]!r}, but takes {', '.join(SIZES)}.")
+    for name in _SIZES.value:
+        known = ["torch", *(flag_name(form) for form in forms(SIZES[name], False))]
+        unknown = [form for form in _FORMS.value if form not in known]
+        if unknown:
+            raise app.UsageError(f"--forms has {unknown[0]!r}, but takes {', '.join(known)} at size {name}.")
+    repeats = _REPEATS.value or (3 if _QUICK.value else 10)
     jax.config.update("jax_enable_compilation_cache", False)
     report: dict[str, Any] = {"machine": machine(), "sizes": {}}
     for name in _SIZES.value:
-        report["sizes"][name] = measure(SIZES[name], 3 if _QUICK.value else _REPEATS.value, _QUICK.value)
+        report["sizes"][name] = measure(SIZES[name], repeats, _QUICK.value, _FORMS.value)
         show(name, report["sizes"][name])
     scale = 2**20 if sys.platform == "darwin" else 2**10
     report["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

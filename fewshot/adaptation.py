@@ -180,9 +180,7 @@ def task_loss(
         output = predict(spec, apply, theta, omega, task.query_images, task.support_images, step)
         return maml.cross_entropy(output.logits, task.query_labels), output.logits, output.moments
 
-    inputs: dict[str, Any] = {"images": task.support_images, "labels": task.support_labels}
-    if spec.transduction == "tapl":
-        inputs["query_images"] = task.query_images
+    inputs = inner_inputs(spec, task)
     if importance is None:
         adapted = adapt(spec, apply, params, **inputs)
         queries = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], query(adapted.theta, spec.num_steps - 1))
@@ -199,9 +197,9 @@ def task_loss(
     return loss, trace
 
 
-def inner_inputs(spec: InnerLoop, task: Task) -> dict[str, Array]:
+def inner_inputs(spec: InnerLoop, task: Task) -> dict[str, Any]:
     """What `adapt` may see of a task; query labels are never among it."""
-    inputs: dict[str, Array] = {"images": task.support_images, "labels": task.support_labels}
+    inputs = {"images": task.support_images, "labels": task.support_labels}
     return inputs | {"query_images": task.query_images} if spec.transduction == "tapl" else inputs
 
 

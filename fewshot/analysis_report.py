@@ -38,7 +38,7 @@ def write(folder: Path, config: ConfigDict, facts: dict[str, Any], summary: Summ
         place = folder / f"analysis-{number}"
     place.mkdir(exist_ok=True)
     (place / "analysis.json").write_text(text)
-    what = f"{config.name} on {facts['dataset']}, {facts['episodes']} test episodes"
+    what = f"{report.titled(config)}, {facts['episodes']} test episodes"
     trained = config.inner_steps
     norms = {name: np.asarray(values["mean"])[None, :trained] for name, values in summary["gradient_norm"].items()}
     report.gradient_norms(norms, place / "gradient_norms.png", config)

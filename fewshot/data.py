@@ -66,6 +66,8 @@ def load(config: ConfigDict) -> Episodes:
     on_host = place == "host"
     if parallel.is_main():
         print(f"Data: {dataset.summary()}; images held by the {place}.")
+        if config.transduction != "off":
+            print(f"Transductive: the run adapts to query images too (config.transduction={config.transduction!r}).")
         if config.eval_dataset:
             test = held_out["test"]
             print(f"Tested on: {config.eval_dataset}, {test.num_classes} classes, {len(test.images)} images.")

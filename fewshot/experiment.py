@@ -86,11 +86,17 @@ def analyse(config: ConfigDict, folder: Path) -> None:
     state = TrainState(jnp.asarray(step, jnp.int32), params, {}, {})
     values = run_episodes(state, parallel.place_data(loaded.arrays), examples)
     name = config.eval_dataset or config.dataset
-    facts = {"checkpoint": step, "dataset": name, "episodes": count, "inner_steps": config.inner_steps}
+    facts = {
+        "checkpoint": step,
+        "dataset": name,
+        "episodes": count,
+        "inner_steps": config.inner_steps,
+        "transductive": config.transduction != "off",
+    }
     if parallel.is_main():
         summary = analysis.summarize(values)
         place = analysis_report.write(folder, config, facts, summary)
-        print(f"Analysis of {folder}, step {step}, written to {place}:")
+        print(f"Analysis of {folder}, step {step} ({report.titled(config)}), written to {place}:")
         analysis_report.show(summary, config.inner_steps)
 
 

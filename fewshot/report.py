@@ -22,12 +22,13 @@ VALIDATION_METRICS = ("accuracy", "accuracy_ci95", "loss")
 
 
 def validation_metrics(output: EpisodeOutput, config: ConfigDict) -> dict[str, float]:
-    """Accuracy with its per-episode interval, and the query loss."""
+    """Accuracy with its per-episode interval, the query loss, and the mark of a transductive run."""
     scores = _scores(np.asarray(output.logits), config)
     return {
         "accuracy": scores["accuracy"],
         "accuracy_ci95": scores["ci95_per_episode"],
         "loss": float(np.mean(output.query_loss, dtype=np.float64)),
+        **_mark(config),
     }
 
 
@@ -52,15 +53,25 @@ def finish(state: TrainState, data: Any, folder: Path, test: Test, config: Confi
         **_named("test_best_single", _scores(logits[0], config)),
         "ensemble_size": float(len(steps)),
         "best_step": float(steps[0]),
+        **_mark(config),
     }
-    if config.transduction != "off":
-        results["transductive"] = 1.0  # not to be compared with methods that see one query image at a time
     for name, values in outputs[0].pseudo_labels.items():
         for place, step in (("first", 0), ("last", -1)):
             results[f"test_best_single_{name}_{place}"] = float(np.mean(values[:, step], dtype=np.float64))
     if parallel.is_main():
         _figures(folder, outputs[0], config)
     return results
+
+
+def titled(config: ConfigDict) -> str:
+    """The run as figures name it: config and data set, and whether query images take part in the adaptation."""
+    marked = f"{config.name} (transductive)" if config.transduction != "off" else config.name
+    return f"{marked} on {config.eval_dataset or config.dataset}"
+
+
+def _mark(config: ConfigDict) -> dict[str, float]:
+    """Beside every accuracy: not to be compared with methods that adapt to the support images alone."""
+    return {"transductive": 1.0} if config.transduction != "off" else {}
 
 
 def _scores(logits: np.ndarray, config: ConfigDict) -> dict[str, float]:
@@ -97,7 +108,7 @@ def gradient_norms(norms: Mapping[str, Any], path: Path, config: ConfigDict) -> 
     """
     axes, figure = over_inner_steps(norms, path, "gradient norm (mean over test episodes)", config)
     axes.set_yscale("log")
-    axes.set_title(f"Inner-loop gradients, {config.name} on {config.eval_dataset or config.dataset}")
+    axes.set_title(f"Inner-loop gradients, {titled(config)}")
     plots.save(figure, path)
 
 
@@ -105,7 +116,7 @@ def pseudo_labels(values: Mapping[str, Any], path: Path, config: ConfigDict) -> 
     """How many pseudo labels are right at every inner step, and how sure they are, averaged over episodes; figure and
     JSON beside it. `values`: {"pseudo_accuracy", "confidence": [episodes, steps]}."""
     axes, figure = over_inner_steps(values, path, "mean over test episodes", config)
-    axes.set_title(f"Pseudo labels, {config.name} (transductive) on {config.eval_dataset or config.dataset}")
+    axes.set_title(f"Pseudo labels, {titled(config)}")
     plots.save(figure, path)
 
 

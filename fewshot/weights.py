@@ -138,16 +138,15 @@ def _unwrapped(weights: dict[str, np.ndarray], path: str | Path) -> dict[str, np
 def _check_kind(weights: dict[str, np.ndarray], template: dict[str, Any], path: str | Path) -> None:
     """Name the config field where the file is of another method, network or width than the config."""
     kinds = (
-        (GENERATOR, "generator", "CxGrad's scale generator", "config.method=cxgrad (config.scaling=learned)"),
-        (RATES, "rates", "learned inner rates", "config.learned_inner_rates=True"),
+        (GENERATOR, "generator", "CxGrad's scale generator", "--config.method=cxgrad --config.scaling=learned"),
+        (RATES, "rates", "learned inner rates", "--config.learned_inner_rates=True"),
     )
     for prefix, group, what, setting in kinds:
         there, here = any(name.startswith(prefix) for name in weights), group in template
-        if there != here:
-            raise UserError(
-                f"{path} holds {'' if there else 'no '}{what} ({prefix}*), but this config asks for "
-                f"{'some' if here else 'none'}: it goes with {setting} {'alone' if there else 'only if it has them'}."
-            )
+        if there and not here:
+            raise UserError(f"{path} holds {what} ({prefix}*), for which this config has no place: set {setting}.")
+        if here and not there:
+            raise UserError(f"{path} lacks {what} ({prefix}*), which {setting} needs: change that, or the file.")
     ours, first = template["net"], {"conv0": "layer_dict.conv0.conv.weight", "block0": "layer_dict.layer0.conv3.weight"}
     for layer, name in first.items():
         kernel = weights.get(NETWORK + name)

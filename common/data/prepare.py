@@ -135,8 +135,12 @@ def _unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"archive {archive} cannot be unpacked, it is damaged or no archive: copy it anew.") from error
+    # RuntimeError: a password is asked for, or a kind of compression is unknown.
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
+        raise UserError(
+            f"archive {archive} cannot be unpacked, it is damaged, encrypted or no archive: copy it anew, or unpack it "
+            "yourself and give the folder."
+        ) from error
 
 
 def _prepare_published(name: str, data_dir: Path, manual_dir: str) -> Path:

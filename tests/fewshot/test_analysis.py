@@ -1,5 +1,6 @@
 """The mode `analyse`: its numbers against the run's own, what it leaves, and what each number means."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 from common.errors import UserError
-from fewshot import adaptation, analysis, analysis_report, experiment, maml, maml_pp, similarity
+from fewshot import adaptation, analysis, analysis_report, experiment, maml, maml_pp, report, similarity
 from fewshot.adaptation import InnerLoop, Task
 from fewshot.convolution import CONVOLUTIONS
 from fewshot.label_propagation import Propagation
@@ -64,11 +65,21 @@ def test_analysis_of_a_finished_run(finished, tmp_path, monkeypatch, little_opti
     after = files(folder)
     assert {file: after[file] for file in before if file != folder} == {f: t for f, t in before.items() if f != folder}
 
-    # Another number of episodes is another analysis, and leaves the first alone.
-    kept = (folder / "analysis" / "analysis.json").read_bytes()
-    experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=5), folder)
-    assert (folder / "analysis" / "analysis.json").read_bytes() == kept
-    assert json.loads((folder / "analysis-2" / "analysis.json").read_text())["episodes"] == 5
+
+@pytest.mark.slow
+def test_another_number_of_episodes_is_another_analysis_and_leaves_the_first_alone(
+    finished, tmp_path, little_optimization
+):
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    (folder / "analysis").mkdir()
+    (folder / "analysis" / "analysis.json").write_text("of other episodes")
+    for _ in range(2):
+        experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=5), folder)
+    assert (folder / "analysis" / "analysis.json").read_text() == "of other episodes"
+    found = json.loads((folder / "analysis-2" / "analysis.json").read_text())
+    assert (found["episodes"], found["transductive"]) == (5, False)
+    assert not (folder / "analysis-3").exists()
 
 
 def test_analysis_of_what_is_no_run(finished, tmp_path):
@@ -98,6 +109,7 @@ def make_task() -> Task:
     return Task(images[0], jnp.arange(3), images[1], jnp.repeat(jnp.arange(3), 4))
 
 
+@functools.cache
 def make_params(network: Conv4 = NETWORK) -> dict:
     return {"net": jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))["params"]}
 
@@ -131,12 +143,38 @@ def test_curves_are_those_of_the_adapted_networks(little_optimization):
     assert "factors" not in found
 
 
-def test_query_images_take_part_where_the_run_s_adaptation_uses_them(little_optimization):
-    params, task = make_params() | {"sigma": {"log_sigma": jnp.zeros(())}}, make_task()
+def program_of(kind):
+    """(program, its arguments): the analysis of a run with this transduction."""
+    spec = InnerLoop("maml", 1, 0.1, transduction=kind, propagation=Propagation(neighbours=4))
+    arguments = make_params() | {"sigma": {"log_sigma": jnp.zeros(())}}, make_task()
+    return (lambda params, task: analysis.analyse_task(make_recipe(spec), params, task)), arguments
 
+
+@pytest.mark.parametrize("kind", ["off", "tapl"])
+def test_query_images_are_given_to_every_adaptation_of_a_transductive_run(kind, monkeypatch):
+    given, original = [], adaptation.adapt
+
+    def adapt(*arguments, **named):
+        given.append("query_images" in named)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(adaptation, "adapt", adapt)
+    program, arguments = program_of(kind)
+    jax.eval_shape(program, *arguments)
+    assert given == [kind == "tapl"] * 3
+
+
+def test_figures_say_which_run_is_transductive():
+    assert report.titled(cli.config("maml")) == "maml on glyphs"
+    crossed = cli.config("maml", transduction="propagation", eval_dataset="digits")
+    assert report.titled(crossed) == "maml (transductive) on digits"
+
+
+@pytest.mark.slow
+def test_query_images_change_what_a_transductive_run_adapts_to(little_optimization):
     def run(kind):
-        spec = InnerLoop("maml", 1, 0.1, transduction=kind, propagation=Propagation(neighbours=4))
-        return jax.jit(lambda params, task: analysis.analyse_task(make_recipe(spec), params, task))(params, task)
+        program, arguments = program_of(kind)
+        return jax.jit(program)(*arguments)
 
     inductive, transductive = run("off"), run("tapl")
     assert jax.tree.structure(inductive) == jax.tree.structure(transductive)

@@ -125,7 +125,7 @@ def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
     for variable, value in cli.LOG_COMPILES.items():
         monkeypatch.setenv(variable, value)
     config, fields = SMOKE[name]
-    _, error = cli.run(config, tmp_path / "run", **fields)
+    out, error = cli.run(config, tmp_path / "run", **fields)
     assert cli.compiled(error)["train_step"] == (2 if name == "maml_pp" else 1)  # its first-order steps come first
     assert cli.compiled(error)["evaluate"] == 1
     assert (tmp_path / "run" / "DONE").exists()
@@ -140,6 +140,9 @@ def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     transductive = {"transductive"} if config == "tapl" else set()
     assert results.keys() == RESULTS | transductive | (PSEUDO if name.startswith("tapl") else set())
+    evaluated = [line.keys() for line in lines if line["kind"] == "evaluate"]
+    assert evaluated == [EVALUATE | transductive] * 2
+    assert ("Transductive: the run adapts to query images too" in out) == bool(transductive)
     state = running.state_on_disk(tmp_path / "run")
     assert any("rates" in path for path in state) == (name == "maml_pp")
     assert any("sigma" in path for path in state) == (config == "tapl")

@@ -1,5 +1,7 @@
 """Label propagation: the golden values and gradients, and what must hold of any propagation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,33 +19,49 @@ VARIANTS = {
 }
 
 
+# Not compiled as one, every operation would be a program of its own.
+propagate = jax.jit(lp.propagate, static_argnums=(0, 4))
+affinity = jax.jit(lp.affinity, static_argnums=2)
+
+pytestmark = pytest.mark.usefixtures("little_optimization")
+
+
+@functools.cache
+def program(spec, support, num_classes):
+    """(features, sigma, labels) -> everything that the golden file has of a variant."""
+
+    def loss(features, sigma, labels):
+        scores = lp.propagate(spec, features, sigma, labels[:support], num_classes)
+        return maml.cross_entropy(scores, labels), scores
+
+    def run(features, sigma, labels):
+        with_gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        (value, scores), gradient = with_gradient(features, sigma, labels)
+        query = scores[support:]
+        return {
+            "W": lp.graph(spec, features, sigma),
+            "mask": lp.neighbour_mask(lp.affinity(features, sigma, spec.keep_diagonal), spec.neighbours),
+            "F": scores,
+            "pseudo_soft": lp.soft_labels(query),
+            "pseudo_hard": jnp.argmax(lp.hard_labels(query), axis=1),
+            "query_accuracy": jnp.mean(jnp.argmax(query, axis=1) == labels[support:], dtype=query.dtype),
+            "loss_cross_entropy_on_F": value,
+            "grad_features": gradient[0],
+            "grad_sigma": gradient[1],
+        }
+
+    return jax.jit(run)
+
+
 def results(variant, dtype):
-    """Everything that the golden file has of a variant."""
+    """{name: (ours, golden)}."""
     data, spec = official.golden("label_propagation"), VARIANTS[variant]
     assert (float(data["alpha"]), float(data["eps"])) == (spec.alpha, lp.EPSILON)
     features = jnp.asarray(data["features"], dtype)
-    per_image = variant in ("knn_sigma", "tpn")
-    sigma = jnp.asarray(data["sigma"] if per_image else 0.8, dtype)
-    labels, support = jnp.asarray(data["labels"]), int(data["num_support"])
-
-    @jax.jit
-    def loss(features, sigma):
-        scores = lp.propagate(spec, features, sigma, labels[:support], int(data["num_classes"]))
-        return maml.cross_entropy(scores, labels), scores
-
-    (value, scores), gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(features, sigma)
-    query = scores[support:]
-    found = {
-        "W": lp.graph(spec, features, sigma),
-        "mask": lp.neighbour_mask(lp.affinity(features, sigma, spec.keep_diagonal), spec.neighbours),
-        "F": scores,
-        "pseudo_soft": lp.soft_labels(query),
-        "pseudo_hard": jnp.argmax(lp.hard_labels(query), axis=1),
-        "query_accuracy": np.mean(np.asarray(jnp.argmax(query, axis=1)) == data["labels"][support:]),
-        "loss_cross_entropy_on_F": value,
-        "grad_features": gradient[0],
-        "grad_sigma": gradient[1],
-    }
+    sigma = jnp.asarray(data["sigma"] if variant in ("knn_sigma", "tpn") else 0.8, dtype)
+    if variant == "knn":  # the same length scale for every image; so the program is that of "knn_sigma"
+        sigma = jnp.broadcast_to(sigma, len(features))
+    found = program(spec, int(data["num_support"]), int(data["num_classes"]))(features, sigma, data["labels"])
     expected = {name: data[f"{variant}/{name}"] for name in found if f"{variant}/{name}" in data}
     prefix = f"{variant}/"
     assert {key for key in data if key.startswith(prefix)} == {prefix + name for name in expected}
@@ -72,18 +90,18 @@ def inputs(n=20, d=7, seed=0):
 
 def test_affinity_equals_the_definition(float64):
     z, sigma = inputs()
-    scaled = z / sigma[:, None]
-    distance = jnp.mean((scaled[:, None] - scaled[None]) ** 2, axis=-1)
-    np.testing.assert_allclose(lp.affinity(z, sigma, True), jnp.exp(-distance / 2), rtol=1e-12)
-    np.testing.assert_array_equal(jnp.diag(lp.affinity(z, sigma)), 0.0)
+    scaled = np.asarray(z / sigma[:, None])
+    distance = np.mean((scaled[:, None] - scaled[None]) ** 2, axis=-1)
+    np.testing.assert_allclose(affinity(z, sigma, True), np.exp(-distance / 2), rtol=1e-12)
+    np.testing.assert_array_equal(np.diag(affinity(z, sigma)), 0.0)
 
 
 def test_without_flow_labels_stay_where_they_are():
     z, sigma = inputs()
-    scores = lp.propagate(lp.Propagation(5, alpha=0.0), z, sigma, jnp.arange(4), 4)
+    scores = propagate(lp.Propagation(5, alpha=0.0), z, sigma, jnp.arange(4), 4)
     np.testing.assert_array_equal(scores, jnp.eye(20, 4))
     np.testing.assert_array_equal(lp.soft_labels(scores)[4:], 0.25)  # reached by no label: the same for every class
-    nearly = lp.propagate(lp.Propagation(5, alpha=1e-4), z, sigma, jnp.arange(4), 4)
+    nearly = propagate(lp.Propagation(5, alpha=1e-4), z, sigma, jnp.arange(4), 4)
     np.testing.assert_allclose(nearly, scores, atol=1e-3)
 
 
@@ -91,8 +109,8 @@ def test_without_flow_labels_stay_where_they_are():
 def test_order_of_the_queries_does_not_matter(neighbours, float64):
     z, sigma = inputs()
     spec, order = lp.Propagation(neighbours), np.r_[:4, 4 + np.random.default_rng(1).permutation(16)]
-    scores = lp.propagate(spec, z, sigma, jnp.arange(4), 4)
-    again = lp.propagate(spec, z[order], sigma[order], jnp.arange(4), 4)
+    scores = propagate(spec, z, sigma, jnp.arange(4), 4)
+    again = propagate(spec, z[order], sigma[order], jnp.arange(4), 4)
     np.testing.assert_allclose(again, scores[order], rtol=1e-10)
 
 
@@ -114,7 +132,7 @@ def test_images_far_from_all_others_give_finite_labels_and_gradients():
         labels = lp.soft_labels(lp.propagate(lp.Propagation(5), z, jnp.asarray(1.0), jnp.arange(4), 4))
         return -jnp.sum(labels * jnp.log(labels + 1e-6)), labels
 
-    (_, labels), gradient = jax.value_and_grad(entropy, has_aux=True)(z)
+    (_, labels), gradient = jax.jit(jax.value_and_grad(entropy, has_aux=True))(z)
     np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(labels[10:], 0.25)
     assert (labels >= 0).all()
@@ -142,11 +160,12 @@ def test_weak_links_lose_no_digits(float64):
     z, _ = inputs()
     z = z.at[10:].add(5.0)
     spec = lp.Propagation(0)
-    wide = lp.propagate(spec, z, jnp.asarray(1.0), jnp.arange(4), 4)
-    narrow = lp.propagate(spec, z.astype(jnp.float32), jnp.asarray(1.0, jnp.float32), jnp.arange(4), 4)
+    wide = propagate(spec, z, jnp.asarray(1.0), jnp.arange(4), 4)
+    narrow = propagate(spec, z.astype(jnp.float32), jnp.asarray(1.0, jnp.float32), jnp.arange(4), 4)
     assert narrow.dtype == jnp.float32
     np.testing.assert_allclose(narrow, wide, rtol=2e-4)
-    assert lp.propagate(spec, z.astype(jnp.bfloat16), jnp.asarray(1.0), jnp.arange(4), 4).dtype == jnp.float32
+    low = jax.eval_shape(lambda z: lp.propagate(spec, z, jnp.asarray(1.0), jnp.arange(4), 4), z.astype(jnp.bfloat16))
+    assert low.dtype == jnp.float32
 
 
 def test_no_array_holds_a_number_per_pair_and_feature():

@@ -1,5 +1,6 @@
 """From every tree that a data set is published in to few-shot splits, without TensorFlow and without a network."""
 
+import io
 import pickle
 import shutil
 import subprocess
@@ -337,12 +338,24 @@ def test_damage_is_one_sentence_and_leaves_nothing_behind(case, tmp_path, capsys
         read(name, tmp_path / "out")
 
 
+def encrypted_zip() -> bytes:
+    """An archive whose one file says that it is encrypted."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("bird.png", b"x")
+    content = bytearray(stream.getvalue())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the file's own header, and the directory's
+        content[content.index(signature) + flags] |= 1
+    return bytes(content)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("birds.rar", b"x", "is neither a folder nor an archive (.zip, "),
         ("birds.tgz", b"nonsense", "birds.tgz cannot be unpacked"),
         ("birds.zip", b"nonsense", "birds.zip cannot be unpacked"),
+        ("locked.zip", encrypted_zip(), "locked.zip cannot be unpacked, it is damaged, encrypted or no archive"),
     ],
 )
 def test_bad_archives(file, content, message, tmp_path, capsys):
