@@ -12,6 +12,8 @@ def test_golden_running_mean():
     expected = golden.load("memory_bank")
     params = golden.descriptor_params("memory_bank", 28, 450)
     np.testing.assert_array_equal(params["kernel"].T[:8], expected["layer.conv.weight_first8"])
+    np.testing.assert_array_equal(params["bias"], expected["layer.conv.bias"])
+    assert descriptor.descriptor_width((64, 128, 256), int(expected["gamma_d"])) == 28
     network = PatchDescriptor(28)
     mean = jnp.zeros((4, 4, 28))
     for batch in range(3):
