@@ -87,6 +87,7 @@ def test_radius_grows_and_the_bank_does_not_change(finished):
     assert banks[0].any()
 
 
+@pytest.mark.slow
 def test_evaluation_again_gives_the_same_numbers(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     cli.run(tmp_path / "run", "--mode=eval")
@@ -147,6 +148,7 @@ def test_export_holds_everything(model, pictures, scored, tmp_path):
     assert (record["height"], record["width"]) == (64, 64)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_bank_and_the_scores_of_one(finished, tmp_path):
     cli.run(tmp_path / "eight", devices=8)
     one, eight = running.state_on_disk(finished[0]), running.state_on_disk(tmp_path / "eight")
@@ -186,6 +188,13 @@ def test_all_categories_in_one_run(tmp_path):
     fields = {"num_epochs": 1, "textures.train_images": 8}
     folder = tmp_path / "run"
     cli.train(cli.config(category="all", **fields), folder)
+    table, first = (folder / "table.csv").read_text(), (folder / "brick" / "metrics.jsonl").stat().st_mtime_ns
+    shutil.rmtree(folder / "grass")  # as if stopped before the last category
+    (folder / "DONE").unlink()
+    (folder / "table.csv").unlink()
+    cli.train(cli.config(category="all", **fields), folder)
+    assert (folder / "table.csv").read_text() == table
+    assert (folder / "brick" / "metrics.jsonl").stat().st_mtime_ns == first
     with (folder / "table.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["category"] for row in rows] == ["brick", "grass", "gravel", "mean"]
