@@ -4,6 +4,7 @@ Writes scores.csv (file, score, normalised score, decision) and for every pictur
 """
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def find(paths: Sequence[str]) -> list[tuple[Path, Path]]:
         else:
             raise UserError(f"--images={path} does not exist.")
     names = [name.with_suffix("").as_posix() for _, name in found]
-    double = next((name for name in names if names.count(name) > 1), None)
+    double = next((name for name, count in Counter(names).items() if count > 1), None)
     if double is not None:
         raise UserError(f"two pictures would have the heat map {double}_heatmap.png: score them in two calls.")
     return found

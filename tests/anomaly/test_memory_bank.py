@@ -1,5 +1,6 @@
 """The bank against the official code, and what it must not depend on."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,18 +13,20 @@ def test_golden_running_mean():
     expected = golden.load("memory_bank")
     params = golden.descriptor_params("memory_bank", 28, 450)
     np.testing.assert_array_equal(params["kernel"].T[:8], expected["layer.conv.weight_first8"])
-    network = PatchDescriptor(28)
+    np.testing.assert_array_equal(params["bias"], expected["layer.conv.bias"])
+    assert descriptor.descriptor_width((64, 128, 256), int(expected["gamma_d"])) == 28
+    describe = jax.jit(lambda taps: PatchDescriptor(28).apply({"params": params}, descriptor.pool_taps(taps)))
     mean = jnp.zeros((4, 4, 28))
     for batch in range(3):
         taps = [jnp.asarray(golden.nhwc(expected[f"p{i}"][batch])) for i in range(3)]
-        phi = network.apply({"params": params}, descriptor.pool_taps(taps))
+        phi = describe(taps)
         seen = jnp.asarray(2.0 * batch)
         mean = memory_bank.running_mean(mean, seen, jnp.sum(phi, axis=0), jnp.asarray(2.0))
     bank = memory_bank.flatten_bank(mean)
     np.testing.assert_allclose(bank.T, expected["bank_DxM"], rtol=0, atol=2e-6)
     # φ is affine: the mean over images of φ is φ of the mean.
     means = [jnp.asarray(golden.nhwc(expected[f"p{i}"]).mean(axis=(0, 1)))[None] for i in range(3)]
-    of_means = network.apply({"params": params}, descriptor.pool_taps(means))[0]
+    of_means = describe(means)[0]
     np.testing.assert_allclose(memory_bank.flatten_bank(of_means).T, expected["bank_DxM"], rtol=0, atol=2e-6)
 
 

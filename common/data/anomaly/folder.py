@@ -110,7 +110,8 @@ def _root(category: str, request: Request) -> Path:
         )
     root = Path(request.path).expanduser() / category
     if not root.is_dir():
-        raise UserError(f"the folder {root} does not exist; check --config.dataset_path and --config.category.")
+        remedy = "; --config.category= if there is only one category" if category else ""
+        raise UserError(f"the folder {root} does not exist; check --config.dataset_path and --config.category{remedy}.")
     return root
 
 

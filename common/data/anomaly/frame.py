@@ -41,9 +41,17 @@ class Frame:
         return np.asarray(self._cut(as_rgb(picture), Image.Resampling.LANCZOS, where))
 
     def mask(self, picture: Image.Image, where: str) -> Bool[np.ndarray, "h w"]:
-        """True where the mask is at least half white (or not 0, in a file of zeros and ones); nearest pixel."""
-        pixels = np.asarray(as_rgb(picture).convert("L"))
-        binary = Image.fromarray((pixels > (127 if pixels.max() > 1 else 0)).astype(np.uint8) * 255)
+        """True where the mask is at least half white (or not 0, in a file of zeros and ones); nearest pixel.
+
+        Raises UserError for a mask of other levels, such as numbers of classes: nothing of it would be marked.
+        """
+        wide = picture.mode.startswith("I")
+        pixels = np.asarray(picture) if wide else np.asarray(as_rgb(picture).convert("L"))
+        half = 127 if pixels.max() <= 255 else 32767
+        marked = pixels > (half if pixels.max() > 1 else 0)
+        if pixels.any() and not marked.any():
+            raise UserError(f"mask {where} is nowhere white, its largest value is {pixels.max()}: use 0 and 255.")
+        binary = Image.fromarray(marked.astype(np.uint8) * 255)
         return np.asarray(self._cut(binary, Image.Resampling.NEAREST, where)) > 0
 
     def _cut(self, picture: Image.Image, resampling: Image.Resampling, where: str) -> Image.Image:
@@ -74,9 +82,12 @@ def open_picture(file: Path) -> Image.Image:
     try:
         with Image.open(file) as picture:
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            turned = ImageOps.exif_transpose(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"picture {file} cannot be read ({error}): replace or remove it.") from error
+    if turned.mode == "F":  # of unknown range: in 0..1 all would become black
+        raise UserError(f"picture {file} holds floating-point numbers: save it with 8 or 16 bits.")
+    return turned
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -20,8 +20,7 @@ CATEGORIES = (
     *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile"),
     *("toothbrush", "transistor", "wood", "zipper"),
 )
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")  # the other categories are objects
 
 NAME, LICENCE = "mvtec_ad", "CC BY-NC-SA 4.0"
 

@@ -111,6 +111,19 @@ def test_masks_of_zeros_and_ones_count_as_well(level, tmp_path):
     assert mask.sum() == 12 * 12
 
 
+def test_masks_of_sixteen_bits_and_of_other_levels(tmp_path):
+    pixels = np.zeros((20, 20), np.uint16)
+    for level in (1, 255, 40_000):
+        pixels[5:9] = level
+        Image.fromarray(pixels).save(tmp_path / "mask.png")
+        assert Frame(0, (20, 20)).mask(Image.open(tmp_path / "mask.png"), "mask").sum() == 4 * 20, level
+    pixels[5:9] = 3  # the number of a class
+    for dtype in (np.uint8, np.uint16):
+        with pytest.raises(UserError, match="mask x is nowhere white, its largest value is 3: use 0 and 255"):
+            Frame(0, (20, 20)).mask(Image.fromarray(pixels.astype(dtype)), "x")
+    assert not Frame(0, (20, 20)).mask(Image.new("RGBA", (20, 20), (0, 0, 0, 255)), "black").any()
+
+
 def test_frame_is_that_of_torchvision():
     frame = Frame(32, (30, 40))
     assert frame.resized(60, 90) == (32, 48)
@@ -147,6 +160,12 @@ def test_damaged_picture(tmp_path):
     file = tmp_path / "train" / "good" / "003.png"
     file.write_bytes(file.read_bytes()[:70])
     refused(f"picture {re.escape(str(file))} cannot be read .*: replace or remove it", tmp_path)
+
+
+def test_picture_of_floating_point_numbers(tmp_path):
+    trees.mvtec_tree(tmp_path)
+    Image.fromarray(np.zeros((36, 40), np.float32)).save(tmp_path / "train" / "good" / "x.tif")
+    refused("picture .*x.tif holds floating-point numbers: save it with 8 or 16 bits", tmp_path)
 
 
 def test_picture_smaller_than_the_crop(tmp_path):
