@@ -115,7 +115,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.spt_pool = True  # SPT for pooling layers too (PiT, Swin)
     config.directions = "diagonal4"  # or "cardinal4", "all8"
     config.shift_ratio = 0.5  # of the patch
-    config.spt_form = "reference"  # or "fused": one convolution, the same numbers
+    config.spt_form = "reference"  # or "fused": one convolution, the same numbers (even patches, "diagonal4")
 
     # Data
     config.dataset = "glyphs"
