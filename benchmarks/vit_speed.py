@@ -217,6 +217,7 @@ def architectures(data: dict[str, Any], quick: bool) -> dict[str, dict[str, Any]
             row = f"SL-{name}, {'scanned' if scan else 'written out'}"
             run, compiling, _ = prepare(model, NOTHING, data)
             rows[row] = compiling | time_in_turn({row: run}, 2)[row]
+            print(f"{row}: compiled in {compiling['compile_s']:.1f} s", flush=True)
     return rows
 
 
@@ -259,6 +260,7 @@ def measure(size: dict[str, Any], data: dict[str, Any], forms: dict[str, Form]) 
     for name, form in forms.items():
         model = ViT(CLASSES, 4, design=form.design, **size)
         runs[name], compiling[name], states[name] = prepare(model, form.augmentation, data)
+        print(f"{name}: compiled in {compiling[name]['compile_s']:.1f} s", flush=True)
     theirs = torch_runs(size, data, states) if find_spec("torch") is not None else {}
     for of_network in theirs.values():
         runs |= of_network

@@ -58,3 +58,13 @@ def test_recipe_is_the_published_one(name, variant):
     assert (recipe.cutmix, recipe.mixup, recipe.label_smoothing) == (0.25, 0.25, 0.1)
     assert (config.drop_path, config.drop_path_form, config.token_init) == (0.1, "official", "official")
     assert (len(config.mean), len(config.std)) == (3, 3)
+
+
+@pytest.mark.parametrize("name", official.NAMES)
+def test_embedded_schedule_spans_its_run(name):
+    config = published(name, "")
+    optimizer = config.optimizer
+    assert (optimizer.total_steps, optimizer.warmup_steps) == (config.num_steps, config.num_steps // 10)
+    assert config.num_steps % config.eval_every_steps == config.num_steps % config.save_every_steps == 0
+    config.num_steps = 50
+    assert (optimizer.total_steps, optimizer.warmup_steps) == (50, 5)

@@ -53,7 +53,9 @@ def test_tiny_model(name, spt, lsa, dtype):
         gradient_atol, gradient_rtol = (1e-5, 1e-3) if dtype == "float32" else (10 * exact, 10 * exact)
 
         def close(ours, golden, atol=atol, rtol=rtol):
-            np.testing.assert_allclose(ours, arrays[prefix + golden], atol=atol, rtol=rtol, err_msg=golden)
+            array = arrays[prefix + golden]
+            stored = 1e-6 if array.dtype == np.float32 else 0.0  # some are rounded in the file
+            np.testing.assert_allclose(ours, array, atol=max(atol, stored), rtol=max(rtol, stored), err_msg=golden)
 
         close(out["logits"], "logits", rtol=0)
         close(loss, "loss")
@@ -131,13 +133,17 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
     prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
     arrays, tables = official.golden("models_paper_size"), official.golden("models_paper_size_parameters")
     model = official.paper(name, side, official.design(spt, lsa))
-    image = jnp.zeros((1, side, side, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    shapes = {}
 
+    def init(key):  # traced once, for the shapes and for the multiplications of the forward pass in it
+        out, variables = model.init_with_output(key, jnp.zeros((1, side, side, 3)))
+        shapes.update(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables["params"]))
+        return out["logits"]
+
+    counted = cost.count_macs(init, jax.random.key(0))
     assert totals(model, shapes) == (arrays[prefix + "n_trainable"], arrays[prefix + "n_params"])
     assert cost.parameters(model, cost.Image(side)) == cost.count_parameters(shapes)
 
-    counted = cost.count_macs(lambda params: model.apply({"params": params}, image)["logits"], shapes)
     assert counted == arrays[prefix + "matmul_macs"]
     assert cost.macs(model, cost.Image(side)) == counted
 
@@ -147,28 +153,25 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
 
 
 @pytest.mark.parametrize(
-    ("spt", "lsa", "side"),
-    [
-        pytest.param(*case, side, marks=[] if (*case, side) == (1, 1, 32) else SLOW)
-        for side in (32, 64)
-        for case in CASES
-    ],
+    ("spt", "side"), [(1, 32), *(pytest.param(*case, marks=SLOW) for case in ((0, 32), (0, 64), (1, 64)))]
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_fresh_weights_are_spread_as_the_official_ones(name, spt, lsa, side):
-    prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
+def test_fresh_weights_are_spread_as_the_official_ones(name, spt, side):
+    """With LSA and, since that adds no more than temperatures, without."""
     tables = official.golden("models_paper_size_parameters")
-    model = official.paper(name, side, official.design(spt, lsa))
-    # XLA's own generator: the default one takes seconds to compile for every parameter.
-    key = jax.random.key(0, impl="rbg")
-    params = official.jit(model.init)(key, jnp.zeros((1, side, side, 3)))["params"]
+    model = official.paper(name, side, official.design(spt, 1))
+    params = official.jit(lambda key: model.init(key, jnp.zeros((1, side, side, 3)))["params"])(jax.random.key(0))
     ours = to_official(model, params)
-    statistics = tables[prefix + "official_init_std_mean_absmax"]
-    for (n, (_, kind, _)), (std, mean, _) in zip(official.table(tables, prefix).items(), statistics, strict=True):
-        if ours[n].size > 5000 and kind not in ("frozen",):
-            np.testing.assert_allclose(ours[n].std(), std, rtol=0.05, err_msg=n)
-        if std == 0 or kind in ("norm_scale", "temperature", "layer_scale"):  # constants
-            np.testing.assert_allclose(ours[n], np.full_like(ours[n], mean), rtol=1e-5, atol=1e-9, err_msg=n)
+    for lsa in (0, 1):
+        prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
+        rows = official.table(tables, prefix)
+        assert rows.keys() <= ours.keys()
+        statistics = tables[prefix + "official_init_std_mean_absmax"]
+        for (n, (_, kind, _)), (std, mean, _) in zip(rows.items(), statistics, strict=True):
+            if ours[n].size > 5000 and kind != "frozen":
+                np.testing.assert_allclose(ours[n].std(), std, rtol=0.05, err_msg=n)
+            if std == 0 or kind in ("norm_scale", "temperature", "layer_scale"):  # constants
+                np.testing.assert_allclose(ours[n], np.full_like(ours[n], mean), rtol=1e-5, atol=1e-9, err_msg=n)
 
 
 @pytest.mark.parametrize("name", NAMES)
