@@ -38,6 +38,7 @@ speed: install
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[bench]'
 	$(RUN) benchmarks.fewshot_speed --out=results/fewshot_speed.json
 	$(RUN) benchmarks.anomaly_speed --out=results/anomaly_speed.json
+	$(RUN) benchmarks.vit_speed --quick --out=results/vit_speed.json
 
 claims: install
 	$(RUN) benchmarks.claims

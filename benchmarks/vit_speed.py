@@ -1,11 +1,18 @@
 """Speed of the vision transformers: images per second against plain PyTorch, the price of SPT, LSA and augmentation,
 and compile times with layers scanned or written out.
 
-    python -m benchmarks.vit_speed --out=results/vit_speed.json [--size=paper|small] [--batch_size=32] [--compile]
+    python -m benchmarks.vit_speed --quick
+    python -m benchmarks.vit_speed --out=results/vit_speed.json
 
-All forms run in turn in one process, a step of each, so that a busy machine slows them alike. PyTorch runs with all
-cores and with one thread, and ratios are taken to the faster: its threads spin while they wait for each other. The
-losses of both frameworks on the same weights must agree before anything is timed.
+Quick: the network and batch of the embedded default, and compile times with scanned layers in the embedded sizes. In
+full: the paper's network of 2.7 million parameters in batches of 128, whose steps take seconds on two cores, and
+compile times of the paper's sizes with layers scanned and written out.
+
+All forms run in turn in one process, a step of each, so that a busy machine slows them alike; ratios are medians over
+rounds of the two times of one round. PyTorch runs with all cores and with one thread, and ratios are taken to the
+faster: its threads spin while they wait for each other. The losses of both frameworks on the same weights must agree
+before anything is timed. What augmentation costs is the difference of two whole train steps; beside it Pillow does
+flip, crop and policy of the same batch image by image, as the official code does in its data loaders.
 """
 
 import json
@@ -25,49 +32,54 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine
+from benchmarks.pillow_augmentation import augment_image
 from common.experiment import TrainState
-from vit_small import train
+from vit_small import experiment, train
 from vit_small.augmentation import Augmentation
+from vit_small.configs import cait, pit, swin, t2t, vit
 from vit_small.design import Design
 from vit_small.models import T2T, CaiT, PiT, Swin, ViT
 
 CLASSES, SIDE, SMOOTHING = 100, 32, 0.1
 TOLERANCE = 1e-4  # between the first losses in float32
+BATCH = {"paper": 128, "small": 64}
 SIZES: dict[str, dict[str, Any]] = {
     "paper": {"width": 192, "depth": 9, "heads": 12, "head_dim": 16, "hidden": 384},
     "small": {"width": 96, "depth": 6, "heads": 6, "head_dim": 16, "hidden": 192},
 }
 LSA: dict[str, Any] = {"learned_temperature": True, "mask_diagonal": True}
+WHOLE: dict[str, Any] = {}  # the paper's augmentation, without any switch
 NOTHING = {"flip": 0.0, "crop_padding": 0, "policy": "none", "erase": 0.0, "cutmix": 0.0, "mixup": 0.0}
+EMBEDDED = {"flip": 0.0, "policy": "none", "erase": 0.0}  # crop, CutMix and MixUp
 
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
-_SIZE = flags.DEFINE_enum("size", "paper", list(SIZES), "Paper: 2.7 million parameters; small: the embedded default.")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=2)
+_QUICK = flags.DEFINE_bool("quick", False, "The embedded default's size, minutes.")
+_BATCH = flags.DEFINE_integer("batch_size", 0, "Images a step; 0: 128, or 64 with --quick.", lower_bound=0)
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
-_COMPILE = flags.DEFINE_bool("compile", False, "Time the compilation of all architectures too (minutes).")
 
 
 class Form(NamedTuple):
     design: Design
-    augmented: bool = False
+    augmentation: dict[str, Any] = NOTHING
 
 
 FORMS = {
     "ViT": Form(Design()),
-    "ViT, layers written out": Form(Design(scan=False)),
     "ViT, SPT": Form(Design(spt=True)),
     "ViT, SPT fused": Form(Design(spt=True, fused=True)),
     "ViT, LSA": Form(Design(**LSA)),
     "SL-ViT": Form(Design(spt=True, **LSA)),
     "SL-ViT, SPT fused": Form(Design(spt=True, fused=True, **LSA)),
-    "ViT, whole augmentation": Form(Design(), augmented=True),
+    "ViT, embedded augmentation": Form(Design(), EMBEDDED),
+    "ViT, whole augmentation": Form(Design(), WHOLE),
 }
+WRITTEN_OUT = {"ViT, layers written out": Form(Design(scan=False))}  # in full only
+PILLOW = "Pillow: flip, crop, policy"
 
 
-def recipe_of(model: Any, augmented: bool) -> train.Recipe:
-    """AdamW at a constant rate; with the paper's augmentation or none."""
-    parts: dict[str, Any] = {} if augmented else NOTHING
-    spec = Augmentation(CLASSES, (0.5,) * 3, (0.25,) * 3, label_smoothing=SMOOTHING, **parts)
+def recipe_of(model: Any, augmentation: dict[str, Any]) -> train.Recipe:
+    """AdamW at a constant rate; the paper's augmentation with these fields changed."""
+    spec = Augmentation(CLASSES, (0.5,) * 3, (0.25,) * 3, label_smoothing=SMOOTHING, **augmentation)
     return train.Recipe(model, optax.adamw(1e-3, weight_decay=0.05), spec)
 
 
@@ -78,9 +90,9 @@ def problem(batch_size: int) -> dict[str, Any]:
     return {"images": images, "labels": random.integers(0, CLASSES, batch_size).astype(np.int32)}
 
 
-def compile_step(model: Any, augmented: bool, data: dict[str, Any]) -> tuple[Any, TrainState, float]:
+def compile_step(model: Any, augmentation: dict[str, Any], data: dict[str, Any]) -> tuple[Any, TrainState, float]:
     """(compiled step, state, seconds of tracing and compiling)."""
-    recipe = recipe_of(model, augmented)
+    recipe = recipe_of(model, augmentation)
     state = jax.jit(lambda key: train.init(recipe, (SIDE, SIDE, 3), None, key))(jax.random.key(0))
 
     def step(state, data, indices, key):
@@ -92,10 +104,11 @@ def compile_step(model: Any, augmented: bool, data: dict[str, Any]) -> tuple[Any
     return compiled, state, time.perf_counter() - started
 
 
-def prepare(form: Form, size: dict[str, Any], data: dict[str, Any]) -> tuple[Callable[[], float], dict, TrainState]:
+def prepare(
+    model: Any, augmentation: dict[str, Any], data: dict[str, Any]
+) -> tuple[Callable[[], float], dict[str, float], TrainState]:
     """A function that makes a step and returns its loss, what compiling cost, and the first state."""
-    model = ViT(CLASSES, 4, design=form.design, **size)
-    compiled, state, seconds = compile_step(model, form.augmented, data)
+    compiled, state, seconds = compile_step(model, augmentation, data)
     kept, indices, key = {"state": state}, jnp.arange(len(data["labels"])), jax.random.key(1)
 
     def run() -> float:
@@ -106,8 +119,10 @@ def prepare(form: Form, size: dict[str, Any], data: dict[str, Any]) -> tuple[Cal
     return run, {"compile_s": seconds}, state
 
 
-def torch_runs(size: dict[str, Any], data: dict[str, Any], states: dict[str, TrainState]) -> dict[str, Callable]:
-    """ViT and SL-ViT in PyTorch with our weights, on all cores and on one."""
+def torch_runs(
+    size: dict[str, Any], data: dict[str, Any], states: dict[str, TrainState]
+) -> dict[str, dict[str, Callable[[], float]]]:
+    """ViT and SL-ViT in PyTorch with our weights: {network: runs on all cores and on one}."""
     import torch
 
     from benchmarks import torch_vit
@@ -118,72 +133,99 @@ def torch_runs(size: dict[str, Any], data: dict[str, Any], states: dict[str, Tra
         model = torch_vit.ViT(CLASSES, 4, (SIDE // 4) ** 2, spt=ideas, lsa=ideas, **size)
         torch_vit.load(model, states[name].params)
         step = torch_vit.train_step(model, images, data["labels"], SMOOTHING)
+        runs[name] = {}
         for threads in dict.fromkeys((cores, 1)):
 
             def run(step=step, threads=threads) -> float:
                 torch.set_num_threads(threads)
                 return step()
 
-            runs[f"torch {name}, {threads} threads"] = run
+            runs[name][f"torch {name}, {threads} thread{'s' * (threads > 1)}"] = run
     return runs
+
+
+def pillow_run(data: dict[str, Any]) -> Callable[[], float]:
+    """Augment the batch as the official data loader does, in one process."""
+    random = np.random.default_rng(0)
+
+    def run() -> float:
+        return float(np.mean([augment_image(image, random, "cifar10").mean() for image in data["images"]]))
+
+    return run
 
 
 def time_in_turn(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
     """Wall and CPU milliseconds of a step of each in turn; a first step of each is not counted but its loss kept."""
-    rows: dict[str, dict[str, Any]] = {name: {"first_loss": run()} for name, run in runs.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    rows: dict[str, dict[str, Any]] = {
+        name: {"first_loss": run(), "wall_ms": [], "cpu_ms": []} for name, run in runs.items()
+    }
     for _ in range(repeats):
         for name, run in runs.items():
             wall, cpu = time.perf_counter(), time.process_time()
             run()
-            times[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
-    for name, pairs in times.items():
-        wall, cpu = zip(*pairs, strict=True)
-        rows[name] |= {"step_ms": {"median": statistics.median(wall), "min": min(wall)}, "cpu_ms": min(cpu)}
+            rows[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall))
+            rows[name]["cpu_ms"].append(1e3 * (time.process_time() - cpu))
     return rows
 
 
-def check_losses(rows: dict[str, dict[str, Any]]) -> None:
-    """Raise RuntimeError unless both frameworks compute the same first loss."""
-    for name, row in rows.items():
-        if name.startswith("torch"):
-            ours, theirs = rows[name.split()[1].rstrip(",")]["first_loss"], row["first_loss"]
-            # The second of two runs of one PyTorch model starts a step later.
-            if name.endswith(" 1 threads") and len([n for n in rows if n.startswith("torch")]) > 2:
-                continue
-            if abs(ours - theirs) > TOLERANCE * abs(theirs):
-                raise RuntimeError(f"JAX and PyTorch differ: {name} {theirs}, ours {ours}; timings would mean nothing.")
+def check_losses(rows: dict[str, dict[str, Any]], names: dict[str, list[str]]) -> None:
+    """Raise RuntimeError unless the first PyTorch run of each network has the first loss of ours.
+
+    (Its second run trains the same weights on.)
+    """
+    for ours, (theirs, *_) in names.items():
+        loss, expected = rows[ours]["first_loss"], rows[theirs]["first_loss"]
+        if not abs(loss - expected) <= TOLERANCE * abs(expected):
+            raise RuntimeError(f"JAX and PyTorch differ: {theirs} {expected}, ours {loss}; timings would mean nothing.")
 
 
-def to_reference(rows: dict[str, dict[str, Any]], name: str, references: list[str]) -> dict[str, float]:
-    """Step time over that of the fastest reference: by medians, by the fastest steps, by CPU time."""
-    best = [rows[reference] for reference in references]
-    ratio = {key: rows[name]["step_ms"][key] / min(r["step_ms"][key] for r in best) for key in ("median", "min")}
-    return ratio | {"cpu": rows[name]["cpu_ms"] / min(r["cpu_ms"] for r in best)}
+def to_reference(row: dict[str, Any], references: list[dict[str, Any]]) -> dict[str, float]:
+    """Step time over that of the fastest reference: median over rounds, fastest steps, least CPU time."""
+    best = min(references, key=lambda reference: statistics.median(reference["wall_ms"]))
+    pairs = zip(row["wall_ms"], best["wall_ms"], strict=True)
+    return {
+        "median": statistics.median(own / other for own, other in pairs),
+        "min": min(row["wall_ms"]) / min(min(reference["wall_ms"]) for reference in references),
+        "cpu": min(row["cpu_ms"]) / min(min(reference["cpu_ms"]) for reference in references),
+    }
 
 
-def compile_times(data: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Seconds to compile a train step of each paper-size SL architecture, layers scanned and written out."""
-    seconds = {}
-    for scan in (True, False):
+def paper_models(design: Design) -> dict[str, Any]:
+    """The architectures in the paper's sizes."""
+    return {
+        "ViT": ViT(CLASSES, 4, design=design),
+        "T2T": T2T(CLASSES, design=design),
+        "CaiT": CaiT(CLASSES, 4, design=design),
+        "PiT": PiT(CLASSES, 2, design=design),
+        "Swin": Swin(CLASSES, 2, design=design),
+    }
+
+
+def embedded_models(design: Design) -> dict[str, Any]:
+    """The architectures in the sizes of their configs."""
+    files = {"ViT": vit, "T2T": t2t, "CaiT": cait, "PiT": pit, "Swin": swin}
+    models = {name: experiment.make_model(file.get_config(), CLASSES) for name, file in files.items()}
+    return {name: model.clone(design=design) for name, model in models.items()}
+
+
+def architectures(data: dict[str, Any], quick: bool) -> dict[str, dict[str, Any]]:
+    """Seconds to compile a train step of each SL architecture, and its time; in full also with layers written out."""
+    rows: dict[str, dict[str, Any]] = {}
+    for scan in (True,) if quick else (True, False):
         design = Design(spt=True, scan=scan, drop_path=0.1, **LSA)
-        models = {
-            "ViT": ViT(CLASSES, 4, design=design),
-            "T2T": T2T(CLASSES, design=design),
-            "CaiT": CaiT(CLASSES, 4, design=design),
-            "PiT": PiT(CLASSES, 2, design=design),
-            "Swin": Swin(CLASSES, 2, design=design),
-        }
-        for name, model in models.items():
-            _, _, spent = compile_step(model, False, data)
-            seconds.setdefault(name, {})["scanned" if scan else "written out"] = spent
-    return seconds
+        for name, model in (embedded_models if quick else paper_models)(design).items():
+            row = f"SL-{name}, {'scanned' if scan else 'written out'}"
+            run, compiling, _ = prepare(model, NOTHING, data)
+            rows[row] = compiling | time_in_turn({row: run}, 2)[row]
+            print(f"{row}: compiled in {compiling['compile_s']:.1f} s", flush=True)
+    return rows
 
 
 def show(report: dict[str, Any]) -> None:
     """Print the tables."""
     table = Table(title=f"ViT ({report['size']}), {SIDE} px, batch {report['batch_size']}: one train step")
-    for column in ("form", "compile s", "step ms (median / min)", "CPU ms", "images/s", "to ViT", "to PyTorch"):
+    columns = ("form", "compile s", "step ms (median / min)", "CPU ms", "images/s", "to ViT", "to PyTorch")
+    for column in columns:
         table.add_column(column, justify="left" if column == "form" else "right")
 
     def ratio(row: dict[str, Any], key: str) -> str:
@@ -193,42 +235,56 @@ def show(report: dict[str, Any]) -> None:
         table.add_row(
             name,
             f"{row['compile_s']:.1f}" if "compile_s" in row else "-",
-            f"{row['step_ms']['median']:.0f} / {row['step_ms']['min']:.0f}",
-            f"{row['cpu_ms']:.0f}",
+            f"{statistics.median(row['wall_ms']):.0f} / {min(row['wall_ms']):.0f}",
+            f"{min(row['cpu_ms']):.0f}",
             f"{row['images_per_s']:.0f}",
             ratio(row, "to_vit"),
             ratio(row, "to_torch"),
         )
     console = Console(width=130)
     console.print(table)
-    for name, seconds in report.get("compile_s", {}).items():
-        console.print(f"{name}: " + ", ".join(f"{form} {value:.1f} s" for form, value in seconds.items()))
+    console.print("Ratios are of step times: median / fastest / CPU time; below 1 is faster than the reference.")
+    console.print("Architectures with stochastic depth, without augmentation:")
+    for name, row in report["architectures"].items():
+        console.print(
+            f"  {name}: compiled in {row['compile_s']:.1f} s, "
+            f"step {min(row['wall_ms']):.0f} ms, {min(row['cpu_ms']):.0f} ms of CPU time"
+        )
     if not any(name.startswith("torch") for name in report["forms"]):
         console.print("PyTorch is not installed: no ratios to it. `pip install -e '.[bench]'` brings it.")
+
+
+def measure(size: dict[str, Any], data: dict[str, Any], forms: dict[str, Form]) -> dict[str, dict[str, Any]]:
+    """A row for each form, of ours and of PyTorch, with its ratios."""
+    runs, compiling, states = {}, {}, {}
+    for name, form in forms.items():
+        model = ViT(CLASSES, 4, design=form.design, **size)
+        runs[name], compiling[name], states[name] = prepare(model, form.augmentation, data)
+        print(f"{name}: compiled in {compiling[name]['compile_s']:.1f} s", flush=True)
+    theirs = torch_runs(size, data, states) if find_spec("torch") is not None else {}
+    for of_network in theirs.values():
+        runs |= of_network
+    runs[PILLOW] = pillow_run(data)
+    rows = time_in_turn(runs, _REPEATS.value)
+    check_losses(rows, {name: list(of_network) for name, of_network in theirs.items()})
+    for name, row in rows.items():
+        row |= compiling.get(name, {})
+        row["images_per_s"] = 1e3 * len(data["labels"]) / statistics.median(row["wall_ms"])
+        row["to_vit"] = to_reference(row, [rows["ViT"]])
+        references = theirs.get("SL-ViT" if name.startswith("SL-ViT") else "ViT", {})
+        if references and name in forms:
+            row["to_torch"] = to_reference(row, [rows[reference] for reference in references])
+    return rows
 
 
 def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
-    size, data = SIZES[_SIZE.value], problem(_BATCH.value)
-    runs, rows, states = {}, {}, {}
-    for name, form in FORMS.items():
-        runs[name], rows[name], states[name] = prepare(form, size, data)
-    if find_spec("torch") is not None:
-        runs |= torch_runs(size, data, states)
-    for name, row in time_in_turn(runs, _REPEATS.value).items():
-        rows.setdefault(name, {}).update(row)
-    check_losses(rows)
-    for name, row in rows.items():
-        row["images_per_s"] = 1e3 * _BATCH.value / row["step_ms"]["median"]
-        row["to_vit"] = to_reference(rows, name, ["ViT"])
-        kind = "SL-ViT" if name.startswith("SL-ViT") else "ViT"
-        references = [other for other in rows if other.startswith(f"torch {kind},")]
-        if references and not name.startswith("torch"):
-            row["to_torch"] = to_reference(rows, name, references)
-    report = {"machine": machine(), "size": _SIZE.value, "batch_size": _BATCH.value, "forms": rows}
-    if _COMPILE.value:
-        report["compile_s"] = compile_times(data)
+    size = "small" if _QUICK.value else "paper"
+    data = problem(_BATCH.value or BATCH[size])
+    report = {"machine": machine(), "size": size, "batch_size": len(data["labels"])}
+    report["forms"] = measure(SIZES[size], data, FORMS if _QUICK.value else FORMS | WRITTEN_OUT)
+    report["architectures"] = architectures(data, _QUICK.value)
     show(report)
     if _OUT.value:
         Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)

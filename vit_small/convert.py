@@ -21,6 +21,7 @@ from common import pretrained, workdir
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from vit_small import experiment, official_names, predict, train
+from vit_small.check import check_config
 
 FLAGS = flags.FLAGS
 
@@ -72,6 +73,7 @@ def write(folder: Path, out: Path, which: str = "last") -> int:
 
 def read(config: ConfigDict, weights: Path, key: str, classes: int, folder: Path) -> None:
     """Make a work directory whose only checkpoint, at step 0, holds official weights."""
+    check_config(config, classes, config.batch_size)  # the number of images does not matter here
     model = experiment.make_model(config, classes)
     recipe = train.Recipe(model, experiment.optim.make_optimizer(config.optimizer), _no_augmentation(classes, config))
     image = (config.image_size, config.image_size, config.channels)

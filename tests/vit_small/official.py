@@ -73,6 +73,12 @@ def table(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, tuple[tuple[i
     }
 
 
+def positions(arrays: dict[str, np.ndarray], prefix: str) -> int:
+    """Tokens of T2T's fixed positions, 0 for other models."""
+    shape, _, _ = table(arrays, prefix).get("pos_embed", ((0, 0), "", 0.0))
+    return shape[1]
+
+
 def weights(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """All formula weights of a table, by official name."""
     return {name: weight(name, *row) for name, row in table(arrays, prefix).items()}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.errors import UserError
 from tests.vit_small import cli
-from vit_small import experiment, predict
+from vit_small import convert, experiment, predict
 from vit_small.check import check_config
 
 
@@ -75,6 +75,14 @@ def test_recipe_that_cannot_work():
     build_refused("the augmentation's policy is 'cifar'.*did you mean 'cifar10'", **{"augmentation.policy": "cifar"})
     build_refused("the augmentation's mixup is 0.9", **{"augmentation.mixup": 0.9})
     build_refused("warmup_steps is 4, but must be below total_steps", **{"optimizer.warmup_steps": 4})
+
+
+def test_official_weights_for_a_network_that_cannot_be(tmp_path):
+    with pytest.raises(UserError, match=r"config.model.patch is 5, but must divide config.image_size, 16"):
+        convert.read(cli.config("vit", **{"model.patch": 5}), tmp_path / "official.pth", "", 8, tmp_path / "run")
+    with pytest.raises(UserError, match=r"official.pth"):
+        convert.read(cli.config("vit"), tmp_path / "official.pth", "", 8, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("variant", ["cifar10", "cifar100", "svhn", "tiny_imagenet"])

@@ -14,11 +14,16 @@ from tests.vit_small import official
 from tests.vit_small.official import CASES, NAMES
 from vit_small import cost
 from vit_small.design import Design
+from vit_small.layers import drop_path
 from vit_small.models import T2T, ViT
 from vit_small.official_names import entries, from_official, to_official, unused
 
-# Plain, and with both ideas; one of them alone in the slow tests.
-MIXED_CASES_SLOW = [pytest.param(*case, marks=[pytest.mark.slow] * (sum(case) == 1)) for case in CASES]
+SLOW = pytest.mark.slow
+TINY_CASES = [  # compiling is what takes time: in the ordinary tests every model once in each precision
+    pytest.param(spt, lsa, dtype, marks=[] if (spt, lsa, dtype) in ((0, 0, "float32"), (1, 1, "float64")) else SLOW)
+    for spt, lsa in CASES
+    for dtype in (("float32", "float64") if spt and lsa else ("float32",))
+]
 LABELS = jnp.array([0, 4, 2])
 
 
@@ -31,55 +36,65 @@ def loss_and_outputs(model, params, images):
     return official.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
-@pytest.mark.parametrize(("spt", "lsa"), MIXED_CASES_SLOW)
+@pytest.mark.parametrize(("spt", "lsa", "dtype"), TINY_CASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_tiny_model(name, spt, lsa):
+def test_tiny_model(name, spt, lsa, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        arrays, prefix = official.golden("models_tiny"), f"{name}.spt{spt}.lsa{lsa}."
+        model = official.with_taps(official.tiny(name, official.design(spt, lsa)))
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), official.params(model, arrays, prefix))
+        (loss, out), gradient = loss_and_outputs(
+            model, params, jnp.asarray(official.images("input/16", 3, 3, 16, 16), dtype)
+        )
+        assert out["logits"].dtype == dtype
+        # The official T2T keeps its sinusoid in single precision.
+        exact = 1e-7 if name == "t2t" else 1e-12
+        atol, rtol = (2e-5, 1e-4) if dtype == "float32" else (exact, exact)
+        gradient_atol, gradient_rtol = (1e-5, 1e-3) if dtype == "float32" else (10 * exact, 10 * exact)
+
+        def close(ours, golden, atol=atol, rtol=rtol):
+            array = arrays[prefix + golden]
+            stored = 1e-6 if array.dtype == np.float32 else 0.0  # some are rounded in the file
+            np.testing.assert_allclose(ours, array, atol=max(atol, stored), rtol=max(rtol, stored), err_msg=golden)
+
+        close(out["logits"], "logits", rtol=0)
+        close(loss, "loss")
+        close(out["features"], "features")
+        # The official CaiT adds its positions in place, so that its recorded patch tokens have them already.
+        patches = out["patches"] + params["position"][None] if name == "cait" else out["patches"]
+        close(patches[0], "patch_tokens_sample0")
+        sizes = [float(jnp.sqrt(jnp.mean(jnp.square(block["input"][0])))) for block in out["blocks"]]
+        close(sizes, "block_input_rms_sample0")
+        if prefix + "attention_probs" in arrays:
+            close([block["attention"] for block in out["blocks"]], "attention_probs")
+
+        official_gradient = to_official(model, gradient)
+        names = [str(n) for n in arrays[prefix + "names"]]
+        norms = [0.0 if n in unused(model) else np.linalg.norm(official_gradient[n]) for n in names]
+        # Of the frozen positions the file has no gradient, of T2T's unused LayerNorm it is exactly 0.
+        frozen = np.array([n == "pos_embed" for n in names])
+        golden = np.where(frozen, 0.0, arrays[prefix + "grad_l2"])
+        np.testing.assert_allclose(norms, golden, rtol=gradient_rtol, atol=gradient_atol)
+        for i, n in enumerate(arrays.get(prefix + "temperature_names", ())):
+            close(official_gradient[str(n)], f"temperature_grad.{i}", gradient_atol, gradient_rtol)
+
+
+@pytest.mark.parametrize(("spt", "lsa"), CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_of_tiny_models(name, spt, lsa):
     arrays, prefix = official.golden("models_tiny"), f"{name}.spt{spt}.lsa{lsa}."
-    model = official.with_taps(official.tiny(name, official.design(spt, lsa)))
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), official.params(model, arrays, prefix))
-    images = jnp.asarray(official.images("input/16", 3, 3, 16, 16), jnp.float32)
-    (loss, out), gradient = loss_and_outputs(model, params, images)
-
-    def close(ours, golden, atol=2e-5, rtol=1e-4):
-        np.testing.assert_allclose(ours, arrays[prefix + golden], atol=atol, rtol=rtol, err_msg=golden)
-
-    close(out["logits"], "logits", rtol=0)
-    close(loss, "loss")
-    close(out["features"], "features")
-    # The official CaiT adds its positions in place, so that its recorded patch tokens have them already.
-    patches = out["patches"] + params["position"][None] if name == "cait" else out["patches"]
-    close(patches[0], "patch_tokens_sample0")
-    sizes = [float(jnp.sqrt(jnp.mean(jnp.square(block["input"][0])))) for block in out["blocks"]]
-    close(sizes, "block_input_rms_sample0")
-    if prefix + "attention_probs" in arrays:
-        close([block["attention"] for block in out["blocks"]], "attention_probs")
-
-    official_gradient = to_official(model, gradient)
-    names = [str(n) for n in arrays[prefix + "names"]]
-    norms = [0.0 if n in unused(model) else np.linalg.norm(official_gradient[n]) for n in names]
-    # Of the frozen positions the file has no gradient, of T2T's unused LayerNorm it is exactly 0.
-    frozen = np.array([n == "pos_embed" for n in names])
-    golden = np.where(frozen, 0.0, arrays[prefix + "grad_l2"])
-    np.testing.assert_allclose(norms, golden, rtol=1e-3, atol=1e-5)
-    for i, n in enumerate(arrays.get(prefix + "temperature_names", ())):
-        close(official_gradient[str(n)], f"temperature_grad.{i}")
+    model = official.tiny(name, official.design(spt, lsa))
+    trainable, total = totals(model, official.like(model, 16), positions=official.positions(arrays, prefix))
+    assert (trainable, total) == (arrays[prefix + "n_trainable"], arrays[prefix + "n_params"])
+    assert cost.parameters(model, cost.Image(16)) == cost.count_parameters(official.like(model, 16))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tiny_model_in_64_bit(name, float64):
-    arrays, prefix = official.golden("models_tiny"), f"{name}.spt1.lsa1."
-    model = official.tiny(name, official.design(1, 1))
-    params = official.params(model, arrays, prefix)
-    (loss, out), gradient = loss_and_outputs(model, params, jnp.asarray(official.images("input/16", 3, 3, 16, 16)))
-    # The official T2T keeps its sinusoid in single precision.
-    tolerance = 1e-7 if name == "t2t" else 1e-12
-    np.testing.assert_allclose(out["logits"], arrays[prefix + "logits"], atol=tolerance)
-    np.testing.assert_allclose(loss, arrays[prefix + "loss"], atol=tolerance)
-    official_gradient = to_official(model, gradient)
-    for n, norm in zip(arrays[prefix + "names"], arrays[prefix + "grad_l2"], strict=True):
-        if str(n) not in unused(model):
-            ours = np.linalg.norm(official_gradient[str(n)])
-            np.testing.assert_allclose(ours, norm, rtol=10 * tolerance, atol=10 * tolerance, err_msg=str(n))
+def totals(model, shapes, positions=65):
+    """(trainable, all) numbers of the official module: T2T's has more than ours, and fixed positions."""
+    extra = unused(model, positions)
+    frozen = extra["pos_embed"].size if extra else 0
+    trainable = cost.count_parameters(shapes) + sum(array.size for array in extra.values()) - frozen
+    return trainable, trainable + frozen
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,8 +106,14 @@ def test_layers_written_out_and_fused_spt_are_the_same_model(name):
     np.testing.assert_allclose(out, arrays[prefix + "logits"], atol=2e-5)
 
 
-@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("spt", "lsa"), MIXED_CASES_SLOW)
+@pytest.mark.parametrize(
+    ("spt", "lsa", "side"),
+    [
+        pytest.param(*case, side, marks=[] if (*case, side) == (1, 1, 32) else SLOW)
+        for side in (32, 64)
+        for case in CASES
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_paper_size(name, spt, lsa, side):
     prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
@@ -112,17 +133,17 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
     prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
     arrays, tables = official.golden("models_paper_size"), official.golden("models_paper_size_parameters")
     model = official.paper(name, side, official.design(spt, lsa))
-    image = jnp.zeros((1, side, side, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    shapes = {}
 
-    extra = unused(model)
-    unused_norm = sum(array.size for n, array in extra.items() if n != "pos_embed")
-    frozen = extra["pos_embed"].size if extra else 0
-    assert cost.count_parameters(shapes) + unused_norm == arrays[prefix + "n_trainable"]
-    assert cost.count_parameters(shapes) + unused_norm + frozen == arrays[prefix + "n_params"]
+    def init(key):  # traced once, for the shapes and for the multiplications of the forward pass in it
+        out, variables = model.init_with_output(key, jnp.zeros((1, side, side, 3)))
+        shapes.update(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables["params"]))
+        return out["logits"]
+
+    counted = cost.count_macs(init, jax.random.key(0))
+    assert totals(model, shapes) == (arrays[prefix + "n_trainable"], arrays[prefix + "n_params"])
     assert cost.parameters(model, cost.Image(side)) == cost.count_parameters(shapes)
 
-    counted = cost.count_macs(lambda params: model.apply({"params": params}, image)["logits"], shapes)
     assert counted == arrays[prefix + "matmul_macs"]
     assert cost.macs(model, cost.Image(side)) == counted
 
@@ -131,19 +152,26 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
     assert ours == {n: shape for n, (shape, _, _) in official.table(tables, prefix).items()}
 
 
+@pytest.mark.parametrize(
+    ("spt", "side"), [(1, 32), *(pytest.param(*case, marks=SLOW) for case in ((0, 32), (0, 64), (1, 64)))]
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_fresh_weights_are_spread_as_the_official_ones(name):
-    prefix = f"{name}.img32.spt1.lsa1."
+def test_fresh_weights_are_spread_as_the_official_ones(name, spt, side):
+    """With LSA and, since that adds no more than temperatures, without."""
     tables = official.golden("models_paper_size_parameters")
-    model = official.paper(name, 32, official.design(1, 1))
-    params = official.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    model = official.paper(name, side, official.design(spt, 1))
+    params = official.jit(lambda key: model.init(key, jnp.zeros((1, side, side, 3)))["params"])(jax.random.key(0))
     ours = to_official(model, params)
-    statistics = tables[prefix + "official_init_std_mean_absmax"]
-    for (n, (_, kind, _)), (std, mean, _) in zip(official.table(tables, prefix).items(), statistics, strict=True):
-        if ours[n].size > 5000 and kind not in ("frozen",):
-            np.testing.assert_allclose(ours[n].std(), std, rtol=0.05, err_msg=n)
-        if std == 0 or kind in ("norm_scale", "temperature", "layer_scale"):  # constants
-            np.testing.assert_allclose(ours[n], np.full_like(ours[n], mean), rtol=1e-5, atol=1e-9, err_msg=n)
+    for lsa in (0, 1):
+        prefix = f"{name}.img{side}.spt{spt}.lsa{lsa}."
+        rows = official.table(tables, prefix)
+        assert rows.keys() <= ours.keys()
+        statistics = tables[prefix + "official_init_std_mean_absmax"]
+        for (n, (_, kind, _)), (std, mean, _) in zip(rows.items(), statistics, strict=True):
+            if ours[n].size > 5000 and kind != "frozen":
+                np.testing.assert_allclose(ours[n].std(), std, rtol=0.05, err_msg=n)
+            if std == 0 or kind in ("norm_scale", "temperature", "layer_scale"):  # constants
+                np.testing.assert_allclose(ours[n], np.full_like(ours[n], mean), rtol=1e-5, atol=1e-9, err_msg=n)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -185,28 +213,51 @@ def logits(model, images=None, params=None, key=None):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stochastic_depth_is_for_training_only(name):
+    arrays, prefix = official.golden("models_tiny"), f"{name}.spt0.lsa0."
     model = official.tiny(name, Design(drop_path=0.5))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), official.params(model, arrays, prefix))
     images = jnp.asarray(official.images("input/16", 3, 3, 16, 16), jnp.float32)
-    plain, params = logits(model, images)
-    first, again, other = (logits(model, images, params, jax.random.key(seed))[0] for seed in (1, 1, 2))
+    train = official.jit(lambda key: model.apply({"params": params}, images, key)["logits"])
+    first, again, other = (train(jax.random.key(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-4
+
+    def draws(model, key):
+        program = jax.make_jaxpr(lambda key: model.apply({"params": params}, images, key)["logits"])(key)
+        return "random_bits" in str(program)
+
     without = model.clone(design=dataclasses.replace(model.design, drop_path=0.0))
-    np.testing.assert_array_equal(logits(without, images, params, jax.random.key(1))[0], plain)
+    assert draws(model, jax.random.key(1))
+    assert not draws(model, None)
+    assert not draws(without, jax.random.key(1))
 
 
-def test_rates_of_stochastic_depth():
-    arrays, design = official.golden("augmentation"), Design(drop_path=0.1)
-    for name, form, depth in (
-        ("vit", "constant", 9),
+def test_dropped_branches_equal_official():
+    arrays = {name.removeprefix("drop_path."): value for name, value in official.golden("augmentation").items()}
+    branch, uniform = (jnp.asarray(arrays[name], jnp.float32) for name in ("x", "uniform"))
+    ours = drop_path(branch, float(arrays["rate"]), uniform)
+    np.testing.assert_allclose(ours, arrays["y"], rtol=1e-6)
+    assert (np.asarray(ours)[np.asarray(uniform) < arrays["rate"]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "depth"),
+    # Of ViT, PiT and CaiT the file has one number for each stack; T2T's token transformer, at rate 0, comes first.
+    [
+        ("vit", "constant", 1),
         ("pit", "constant", 3),
+        ("cait", "constant", 2),
         ("t2t", "linear", 12),
         ("swin", "linear", 12),
-    ):
-        # T2T's token transformer is listed before the blocks, with a rate of 0.
-        official_rates = arrays[f"drop_rate.{name}.values"][-depth:]
-        rates = design.drop_rates(depth, form)
-        np.testing.assert_allclose(rates, np.broadcast_to(official_rates, depth), rtol=1e-6, atol=1e-9)
+    ],
+)
+def test_rates_of_stochastic_depth(name, form, depth):
+    golden = official.golden("augmentation")[f"drop_rate.{name}.values"]
+    np.testing.assert_allclose(Design(drop_path=0.1).drop_rates(depth, form), golden[-depth:], rtol=1e-6, atol=1e-9)
+    assert (golden[:-depth] == 0).all()
+
+
+def test_other_rates_of_stochastic_depth():
     assert Design(drop_path=0.1, drop_path_form="linear").drop_rates(3, "constant")[0] == 0
     assert Design(drop_path=0.1, drop_path_form="constant").drop_rates(3, "linear")[0] == np.float32(0.1)
 

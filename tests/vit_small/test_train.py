@@ -29,6 +29,8 @@ def test_six_official_steps(dtype):
         model = official.tiny("vit", official.design(1, 1))
         optimizer = optim.make_optimizer(ConfigDict(OPTIMIZER))
         recipe = train.Recipe(model, optimizer, Augmentation(5, (0.5,) * 3, (0.25,) * 3))
+        rates = jax.vmap(optim.make_schedule(ConfigDict(OPTIMIZER)))(jnp.arange(6))
+        np.testing.assert_allclose(rates, arrays["lr"], rtol=1e-5)
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), official.params(model, arrays, ""))
         state = optimizer.init(params)
 
