@@ -112,7 +112,7 @@ def main() -> None:
         raise UserError("give --workdir=RUN and --out=FILE.npz; --height and --width are those of your pictures.")
     model = inference.load_model(Path(values.workdir))
     height, width = values.height or model.frame.crop[0], values.width or model.frame.crop[1]
-    write(model, height, width, Path(values.out))
+    write(model, height, width, tool.new_file(Path(values.out)))
     print(f"{values.out}: scores pictures of {height} x {width} pixels (height x width).")
 
 

@@ -87,15 +87,14 @@ def main() -> None:
         if not value:
             raise UserError(f"--{flag} is missing; for example: python -m anomaly.predict --workdir=runs/cfa "
                             "--images=photos --out=scores")  # fmt: skip
-    files, out = find(values.images), Path(values.out)
+    files = find(values.images)
+    if any(Path(values.out).resolve().is_relative_to(Path(path).resolve()) for path in values.images):
+        raise UserError(f"--out={values.out} lies inside --images, where heat maps would be taken for pictures.")
     model = inference.load_model(Path(values.workdir))
     calibration = model.calibration.shifted(values.sensitivity)
     if values.threshold is not None:
         calibration = calibration._replace(image_threshold=values.threshold)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be used as a folder ({error.strerror}).") from error
+    out = tool.new_folder(Path(values.out), "scores.csv")
     rows = predict(model._replace(calibration=calibration), files, out, values.batch_size)
     defective = sum(row["defective"] for row in rows)
     print(f"{defective} of {len(rows)} pictures are called defective; {out / 'scores.csv'} and heat maps are written.")

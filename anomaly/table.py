@@ -40,8 +40,7 @@ def main() -> None:
         if not run:
             raise UserError(f"--runs={folder} holds no finished category; train with --config.category=all first.")
     best = best_of_runs(runs)
-    Path(values.out).mkdir(parents=True, exist_ok=True)
-    file = report.write_table(Path(values.out), best, alone=True)
+    file = report.write_table(tool.new_folder(Path(values.out), "table.md"), best, alone=True)
     print(file.read_text())
 
 

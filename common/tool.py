@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from absl import app, logging
@@ -9,6 +10,23 @@ from absl import app, logging
 from common import config as configs
 from common.data.cache import cache_dir
 from common.errors import UserError
+
+
+def new_file(out: Path) -> Path:
+    """`out`, if nothing is there: no tool overwrites what another call has written. Raises UserError."""
+    if out.exists():
+        raise UserError(f"--out is {str(out)!r}, which exists already; choose another name or remove it.")
+    return out
+
+
+def new_folder(out: Path, first: str) -> Path:
+    """The folder `out`, made where it is missing; it must not hold the file `first`. Raises UserError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be used as a folder ({error.strerror}).") from error
+    new_file(out / first)
+    return out
 
 
 def run(main: Callable[[], None]) -> None:

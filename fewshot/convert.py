@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import logging
 
+from common import tool
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from common.pretrained import save_safetensors
@@ -25,8 +26,7 @@ def export(folder: Path, out: Path, step: int = -1) -> int:
         raise UserError(f"--workdir is {str(folder)!r}, but there is no run in it; give the work directory of a run.")
     if out.suffix != ".safetensors":
         raise UserError(f"--out is {str(out)!r}, but must end in .safetensors.")
-    if out.exists():
-        raise UserError(f"--out is {str(out)!r}, which exists already; choose another name or remove it.")
+    tool.new_file(out)
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         steps = checkpoints.steps()

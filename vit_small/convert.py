@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from common import config as configs
-from common import pretrained, workdir
+from common import pretrained, tool, workdir
 from common.checkpoint import Checkpoints
 from common.errors import UserError
 from vit_small import experiment, official_names, predict, train
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             read(FLAGS.config, Path(FLAGS.weights), FLAGS.key, FLAGS.classes, folder)
             print(f"{FLAGS.weights} read into {folder}; train on with --config.init_from={folder}.")
         elif FLAGS.out:
-            count = write(folder, Path(FLAGS.out), FLAGS.which)
+            count = write(folder, tool.new_file(Path(FLAGS.out)), FLAGS.which)
             print(f"{count} tensors written to {FLAGS.out}.")
         else:
             raise UserError("--out is missing: the file to write (or --weights, to read official weights).")

@@ -20,6 +20,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from common import config as configs
+from common import tool
 from common.checkpoint import Checkpoints
 from common.data.folder import SUFFIXES, read_picture
 from common.errors import UserError
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_size: int = 64) -> int:
     """Write the table; the number of pictures. Raises UserError on whatever is missing or cannot be read."""
+    tool.new_file(out)
     files = find(images)
     config, description, params = open_run(folder, which)
     names = description["class_names"]
