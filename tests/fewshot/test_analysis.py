@@ -114,13 +114,23 @@ def make_params(network: Conv4 = NETWORK) -> dict:
     return {"net": jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))["params"]}
 
 
-def test_curves_are_those_of_the_adapted_networks(little_optimization):
+@functools.cache
+def analysed():
     spec = InnerLoop("maml", 2, 0.1, batch_norm="support_stats")
+    program = jax.jit(lambda params, task: analysis.analyse_task(make_recipe(spec), params, task))
+    return program(make_params(), make_task())
+
+
+@pytest.mark.parametrize(
+    ("adapted", "steps"),
+    [("all", 7), pytest.param("head", 2, marks=pytest.mark.slow), pytest.param("backbone", 2, marks=pytest.mark.slow)],
+)
+def test_curves_are_those_of_the_adapted_networks(adapted, steps, little_optimization):
     params, task = make_params(), make_task()
 
-    def direct(adapted, num_steps):
+    def direct(params, task):
         """Loss and features after a few steps, by `task_loss` and `adapt`."""
-        own = InnerLoop("maml", num_steps, 0.1, adapted=adapted, batch_norm="support_stats", first_order=True)
+        own = InnerLoop("maml", steps, 0.1, adapted=adapted, batch_norm="support_stats", first_order=True)
         loss, _ = adaptation.task_loss(own, NETWORK.apply, params, task)
         after = adaptation.adapt(own, NETWORK.apply, params, task.support_images, task.support_labels)
         before = maml.split_parameters(params["net"], adapted)
@@ -130,15 +140,13 @@ def test_curves_are_those_of_the_adapted_networks(little_optimization):
         ]
         return loss, features
 
-    found = jax.jit(lambda params, task: analysis.analyse_task(make_recipe(spec), params, task))(params, task)
-    compiled = jax.jit(direct, static_argnums=(0, 1))
-    for adapted, steps in (("all", 7), ("head", 2), ("backbone", 2)):
-        loss, features = compiled(adapted, steps)
-        np.testing.assert_allclose(found["loss"][adapted][steps], loss, rtol=1e-4)
-        if adapted == "all":
-            before, after = (similarity.gram(each) for each in features)
-            for form, cka in analysis.SIMILARITIES.items():
-                np.testing.assert_allclose(found[form]["block3"][steps], cka(before, after), atol=1e-4)
+    found = analysed()
+    loss, features = jax.jit(direct)(params, task)
+    np.testing.assert_allclose(found["loss"][adapted][steps], loss, rtol=1e-4)
+    if adapted == "all":
+        before, after = (similarity.gram(each) for each in features)
+        for form, cka in analysis.SIMILARITIES.items():
+            np.testing.assert_allclose(found[form]["block3"][steps], cka(before, after), atol=1e-4)
     assert found["accuracy"]["all"].shape == (11,)
     assert "factors" not in found
 
@@ -195,7 +203,7 @@ def test_learned_steps_are_not_prolonged_and_untrained_rates_not_made_up():
     }
     per_step = Conv4(3, 4, norm_steps=3)
     spec = InnerLoop("cxgrad", 3, 0.1)
-    found = analysis.variants(make_recipe(spec, per_step), make_params(per_step))
+    found = analysis.variants(make_recipe(spec, per_step), params)  # whose names are the same
     assert {spec.num_steps for spec in found.values()} == {3}
     assert {name: spec.method for name, spec in found.items()} == {
         "all": "cxgrad",
