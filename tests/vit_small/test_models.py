@@ -19,10 +19,20 @@ from vit_small.models import T2T, ViT
 from vit_small.official_names import entries, from_official, to_official, unused
 
 SLOW = pytest.mark.slow
-TINY_CASES = [  # compiling is what takes time: in the ordinary tests every model once in each precision
-    pytest.param(spt, lsa, dtype, marks=[] if (spt, lsa, dtype) in ((0, 0, "float32"), (1, 1, "float64")) else SLOW)
-    for spt, lsa in CASES
-    for dtype in (("float32", "float64") if spt and lsa else ("float32",))
+# Compiling takes the time. Ordinary: both ideas in 64 bit, and the plain networks that have other layers than those.
+ORDINARY = {*((name, 1, 1, "float64") for name in NAMES), *((name, 0, 0, "float32") for name in ("vit", "pit", "swin"))}
+TINY_CASES = [
+    pytest.param(name, *case, dtype, marks=[] if (name, *case, dtype) in ORDINARY else SLOW)
+    for name in NAMES
+    for case in CASES
+    for dtype in (("float32", "float64") if case == (1, 1) else ("float32",))
+]
+# One network of each way to draw first weights: Xavier's, and PyTorch's with biases.
+FRESH_CASES = [
+    pytest.param(name, spt, side, marks=[] if (spt, side) == (1, 32) and name in ("vit", "swin") else SLOW)
+    for name in NAMES
+    for side in (32, 64)
+    for spt in (0, 1)
 ]
 LABELS = jnp.array([0, 4, 2])
 
@@ -36,8 +46,7 @@ def loss_and_outputs(model, params, images):
     return official.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
-@pytest.mark.parametrize(("spt", "lsa", "dtype"), TINY_CASES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "spt", "lsa", "dtype"), TINY_CASES)
 def test_tiny_model(name, spt, lsa, dtype):
     with jax.enable_x64(dtype == "float64"):
         arrays, prefix = official.golden("models_tiny"), f"{name}.spt{spt}.lsa{lsa}."
@@ -152,10 +161,7 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
     assert ours == {n: shape for n, (shape, _, _) in official.table(tables, prefix).items()}
 
 
-@pytest.mark.parametrize(
-    ("spt", "side"), [(1, 32), *(pytest.param(*case, marks=SLOW) for case in ((0, 32), (0, 64), (1, 64)))]
-)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "spt", "side"), FRESH_CASES)
 def test_fresh_weights_are_spread_as_the_official_ones(name, spt, side):
     """With LSA and, since that adds no more than temperatures, without."""
     tables = official.golden("models_paper_size_parameters")
