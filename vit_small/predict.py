@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common import tool
 from common.checkpoint import Checkpoints
-from common.data.folder import SUFFIXES, read_picture
+from common.data.folder import SUFFIXES, read_pictures
 from common.errors import UserError
 from vit_small import experiment, train
 from vit_small.report import DESCRIPTION
@@ -63,7 +63,7 @@ def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_si
     config, description, params = open_run(folder, which)
     names = description["class_names"]
     recipe = experiment.make_recipe(config, len(names), tuple(description["mean"]), tuple(description["std"]))
-    pixels = np.stack([read_picture(file, config.image_size, config.channels) for file in files])
+    pixels = read_pictures(files, config.image_size, config.channels)
     classify = jax.jit(lambda params, images: jax.nn.softmax(train.predict(recipe, params, images)))
     rows = []
     for first in range(0, len(files), batch_size):

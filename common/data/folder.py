@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -167,23 +168,23 @@ def _check_duplicates(files: dict[str, Classes], task: str) -> None:
 
 
 def _read_split(classes: Classes, image_size: int, channels: int) -> Split:
-    files = [file for members in classes.values() for file in members]
-    images = np.empty((len(files), image_size, image_size, channels), np.uint8)
-    unreadable = []
-    for index, file in enumerate(files):
-        try:
-            images[index] = read_picture(file, image_size, channels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            unreadable.append((file, error))
-    if unreadable:
-        file, error = unreadable[0]
-        others = f", nor can {len(unreadable) - 1} other(s) of its split" if len(unreadable) > 1 else ""
-        raise UserError(f"picture {file} cannot be read ({error}){others}: replace or remove it.") from error
+    images = read_pictures([file for members in classes.values() for file in members], image_size, channels)
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(members) for members in classes.values()])
     return Split(images, labels, tuple(classes))
 
 
-def read_picture(file: Path, image_size: int, channels: int) -> UInt8[np.ndarray, "s s c"]:
-    """One picture, turned as its camera says and resized; raises UserError where it cannot be read."""
-    with Image.open(file) as picture:
-        return fit_picture(ImageOps.exif_transpose(picture), image_size, channels)
+def read_pictures(files: Sequence[Path], image_size: int, channels: int) -> UInt8[np.ndarray, "n s s c"]:
+    """Pictures turned as their cameras say and resized. Raises UserError that names and counts unreadable ones."""
+    images = np.empty((len(files), image_size, image_size, channels), np.uint8)
+    unreadable = []
+    for index, file in enumerate(files):
+        try:
+            with Image.open(file) as picture:
+                images[index] = fit_picture(ImageOps.exif_transpose(picture), image_size, channels)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            unreadable.append((file, error))
+    if unreadable:
+        file, error = unreadable[0]
+        others = f", nor can {len(unreadable) - 1} other(s)" if len(unreadable) > 1 else ""
+        raise UserError(f"picture {file} cannot be read ({error}){others}: replace or remove it.") from error
+    return images
