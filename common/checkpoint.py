@@ -81,7 +81,7 @@ class Checkpoints:
     def restore_as_saved(self, step: int) -> PyTree:
         """The state tree of `step` as nested dicts, replicated, without knowing its structure beforehand.
 
-        Raises UserError if it is damaged.
+        64-bit numbers stay so in a 32-bit process too. Raises UserError if it is damaged.
         """
         try:
             return self._as_saved(step)
@@ -92,8 +92,9 @@ class Checkpoints:
             ) from error
 
     def _as_saved(self, step: int) -> PyTree:
-        tree = self._read(step, self.manager.item_metadata(step)["state"])
-        _check_sums(tree, self._meta(step)["checksums"])
+        with jax.enable_x64(True):
+            tree = self._read(step, self.manager.item_metadata(step)["state"])
+            _check_sums(tree, self._meta(step)["checksums"])
         return tree
 
     def _read(self, step: int, like: PyTree) -> PyTree:
@@ -177,6 +178,22 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
+
+
+def read_run(folder: Path, which: str = "last") -> tuple[int, PyTree]:
+    """(step, state tree as saved) of the "last" or the "best" checkpoint of the run in `folder`.
+
+    Raises UserError if there is none, or it is damaged.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+    try:
+        steps = checkpoints.best_steps(1) if which == "best" else checkpoints.steps()[-1:]
+        if not steps:
+            found = "No checkpoint has been evaluated yet" if which == "best" else "There is no checkpoint"
+            raise UserError(f"{found} in {folder}; train first, with the same command and --mode=train.")
+        return steps[0], checkpoints.restore_as_saved(steps[0])
+    finally:
+        checkpoints.close()
 
 
 def _best(metrics: Mapping[str, float]) -> float:

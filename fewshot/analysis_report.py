@@ -8,8 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import plots, writers
-from common.checkpoint import Checkpoints
-from common.errors import UserError
+from common.checkpoint import read_run
 from fewshot import report
 
 Summary = dict[str, dict[str, dict[str, Any]]]  # {quantity: {name: {"mean": [...], "ci95": [...]}}}
@@ -18,14 +17,8 @@ TITLES = {"biased": "linear CKA", "unbiased": "linear CKA, unbiased"}
 
 def best_parameters(folder: Path) -> tuple[int, Any]:
     """Step and parameters of the best checkpoint by validation. Raises UserError if there is none."""
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        steps = checkpoints.best_steps(1)
-        if not steps:
-            raise UserError(f"No checkpoint in {folder} has been evaluated; train first with --mode=train.")
-        return steps[0], checkpoints.restore_as_saved(steps[0])["params"]
-    finally:
-        checkpoints.close()
+    step, tree = read_run(folder, "best")
+    return step, tree["params"]
 
 
 def write(folder: Path, config: ConfigDict, facts: dict[str, Any], summary: Summary) -> Path:

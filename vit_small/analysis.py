@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 
 from common import parallel, plots, workdir
 from common.augment import normalize
-from common.checkpoint import Checkpoints
+from common.checkpoint import read_run
 from common.config import check_positive
-from common.errors import UserError
+from common.data import classification
 from vit_small import diagnostics, experiment, train
 from vit_small.check import check_config
 
@@ -30,10 +30,10 @@ def analyse(config: ConfigDict, folder: Path) -> None:
     """Look at the last checkpoint of a run with the first `eval_analysed_images` test images of different classes."""
     workdir.check_config(folder, config)
     check_positive(config, "eval_analysed_images")
-    dataset = experiment.load(config)
+    dataset = classification.load_dataset(config)
     check_config(config, dataset.num_classes, len(dataset.splits["train"].labels))
-    params = last_params(folder)
-    recipe = experiment.make_recipe(config, dataset.num_classes, dataset.mean, dataset.std)
+    params = read_run(folder)[1]["params"]
+    recipe = experiment.make_recipe(config, dataset.num_classes, *classification.moments(config, dataset))
     test = dataset.splits["test"]
     chosen = _spread(test.labels, config.eval_analysed_images)
     images = test.images[chosen]
@@ -56,18 +56,6 @@ def analyse(config: ConfigDict, folder: Path) -> None:
         print(f"Analysis of {len(images)} images with the last checkpoint of {folder}, written to analysis.json:")
         for name, value in values.items():
             print(f"  {name} {value:.4g}")
-
-
-def last_params(folder: Path) -> Any:
-    """Parameters of the latest checkpoint. Raises UserError where there is none."""
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"There is no checkpoint in {folder}; train first with the same command and --mode=train.")
-        return checkpoints.restore_as_saved(steps[-1])["params"]
-    finally:
-        checkpoints.close()
 
 
 def _spread(labels: np.ndarray, count: int) -> np.ndarray:

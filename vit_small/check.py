@@ -2,8 +2,9 @@
 
 from ml_collections import ConfigDict
 
+from common import sampler
 from common.config import check, check_choice, check_positive
-from vit_small import sampler
+from common.data.classification import check_fields
 from vit_small.models import ARCHITECTURES
 from vit_small.spt import DIRECTIONS
 
@@ -13,7 +14,7 @@ def check_config(config: ConfigDict, num_classes: int, num_images: int) -> None:
     check_positive(config, "num_steps", "batch_size", "eval_batch_size", "passes", "repeats")
     check(config, "keep_best", config.keep_best == 1, "must be 1, for the best epoch that is reported")
     check(config, "drop_path", 0 <= config.drop_path < 1, "must lie in 0..1, below 1")
-    check(config, "held_out_share", 0 < config.held_out_share < 1, "must lie between 0 and 1")
+    check_fields(config)
     check_choice(config, "selection", ("test", "held_out"))
     check_choice(config, "directions", DIRECTIONS)
     check_choice(config, "spt_form", ("reference", "fused"))
@@ -25,9 +26,6 @@ def check_config(config: ConfigDict, num_classes: int, num_images: int) -> None:
     check_choice(config, "layers", ("scan", "unroll"))
     check_choice(config, "dtype", ("float32", "bfloat16"))
     check_choice(config, "best_metric", ("accuracy", "loss"))
-    for field in ("mean", "std"):
-        fits = len(getattr(config, field)) in (0, config.channels)
-        check(config, field, fits, f"must be empty (measured) or have {config.channels} numbers, one per channel")
     enough = sampler.steps_per_epoch(num_images, config.batch_size, config.passes) >= 1
     check(config, "batch_size", enough, f"must be at most {config.passes * num_images}, an epoch of these data")
     check(config, "dataset", num_classes >= 2, f"must have at least 2 classes, but has {num_classes}")

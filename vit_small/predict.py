@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from common import config as configs
 from common import tool
-from common.checkpoint import Checkpoints
+from common.checkpoint import read_run
 from common.data.folder import SUFFIXES, read_pictures
 from common.errors import UserError
 from vit_small import experiment, train
@@ -80,15 +80,7 @@ def open_run(folder: Path, which: str = "last") -> tuple[ConfigDict, dict[str, A
     if not file.is_file() or not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no finished run of this method: it has no {DESCRIPTION}; train to the end first.")
     config = configs.from_json((folder / "config.json").read_text())
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        steps = checkpoints.steps()[-1:] if which == "last" else checkpoints.best_steps(1)
-        if not steps:
-            raise UserError(f"There is no checkpoint in {folder}; train again.")
-        params = checkpoints.restore_as_saved(steps[0])["params"]
-    finally:
-        checkpoints.close()
-    return config, json.loads(file.read_text()), params
+    return config, json.loads(file.read_text()), read_run(folder, which)[1]["params"]
 
 
 def find(images: Path) -> list[Path]:

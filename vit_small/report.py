@@ -8,9 +8,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import parallel, plots
-from common.checkpoint import Checkpoints
+from common.checkpoint import read_run
 from common.data import Dataset
-from common.errors import UserError
+from common.data.classification import means
 from common.experiment import TrainState
 from common.metrics import ci95_proportion
 from vit_small import cost
@@ -18,11 +18,6 @@ from vit_small.train import Recipe
 
 DESCRIPTION = "model.json"  # class names and normalisation, for predictions
 PerImage = Mapping[str, np.ndarray]
-
-
-def means(values: PerImage) -> dict[str, float]:
-    """Exact means over all images."""
-    return {name: float(np.mean(array, dtype=np.float64)) for name, array in values.items()}
 
 
 def finish(
@@ -39,15 +34,8 @@ def finish(
     With `selection = "test"`, the official way, the best epoch is chosen on the test images themselves.
     Raises UserError if none has been evaluated yet, or the best checkpoint is damaged.
     """
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        steps = checkpoints.best_steps(1)
-        params = checkpoints.restore_as_saved(steps[0])["params"] if steps else None
-    finally:
-        checkpoints.close()
-    if params is None:
-        raise UserError(f"No checkpoint in {folder} has been evaluated yet; train on with the same command.")
-    last, best = means(test(state)), means(test(state.replace(params=params)))
+    best_step, saved = read_run(folder, "best")
+    last, best = means(test(state)), means(test(state.replace(params=saved["params"])))
     image = cost.Image(config.image_size, config.channels)
     if parallel.is_main():
         plots.training_curves(folder / "metrics.jsonl", folder / "figures" / "training.png")
@@ -59,7 +47,7 @@ def finish(
         "test_accuracy_ci95": ci95_proportion(last["accuracy"], len(dataset.splits["test"].labels)),
         "test_loss": last["loss"],
         "test_accuracy_best_epoch": best["accuracy"],
-        "best_step": float(steps[0]),
+        "best_step": float(best_step),
         "parameters": float(cost.parameters(recipe.model, image)),
         "million_macs": cost.macs(recipe.model, image) / 1e6,
     }

@@ -251,6 +251,17 @@ def test_saving_while_the_state_is_donated(tmp_path):
     opened.close()
 
 
+def test_a_64_bit_checkpoint_is_read_whole_in_32_bits(tmp_path):
+    opened = Checkpoints(tmp_path)
+    with jax.enable_x64(True):
+        opened.save(1, {"thirds": jnp.arange(3) / 3}, {})
+        opened.wait()
+    read = opened.restore_as_saved(1)["thirds"]
+    assert read.dtype == np.float64
+    assert np.array_equal(np.asarray(read), np.arange(3) / 3)
+    opened.close()
+
+
 def test_host_arrays_changed_after_saving(tmp_path):
     opened = Checkpoints(tmp_path)
     history = np.zeros((256, 256), np.float32)

@@ -4,8 +4,9 @@ import importlib
 
 import pytest
 
+from common import sampler
 from tests.vit_small import official
-from vit_small import cost, experiment, sampler
+from vit_small import cost, experiment
 from vit_small.official_names import unused
 
 # Variant -> name of the golden schedule, classes, image side, and the policy of AutoAugment.

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from common import optim
+from common import optim, sampler
 from tests.vit_small.golden_augmentation import golden
-from vit_small import sampler
 
 
 def run(steps, num_images, batch_size, **options):
@@ -36,7 +35,7 @@ def test_every_image_comes_once_a_pass():
     num_images, batch_size, passes = 10, 4, 3
     per_epoch = sampler.steps_per_epoch(num_images, batch_size, passes)
     assert per_epoch == 7
-    epochs = run(2 * per_epoch, num_images, batch_size).reshape(2, -1)
+    epochs = run(2 * per_epoch, num_images, batch_size, passes=passes).reshape(2, -1)
     for epoch in epochs:
         for first in range(0, 2 * num_images, num_images):
             assert sorted(epoch[first : first + num_images]) == list(range(num_images))

@@ -1,7 +1,8 @@
-"""Which images make up the batch of a step: an epoch is several shuffled passes over the data, read without a break.
+"""Which images make up the batch of a step: an epoch is one or several shuffled passes over the data, read without a
+break.
 
-The official code calls three passes an epoch "repeated augmentation 3" (its own repetitions are 1). The repetition of
-each image within a batch that the name stands for elsewhere (Hoffer et al. 2020) is `repeats`.
+The official code of SPT and LSA calls three passes an epoch "repeated augmentation 3" (its own repetitions are 1). The
+repetition of each image within a batch that the name stands for elsewhere (Hoffer et al. 2020) is `repeats`.
 """
 
 import jax
@@ -15,7 +16,7 @@ def steps_per_epoch(num_images: int, batch_size: int, passes: int) -> int:
 
 
 def batch_indices(
-    key: PRNGKeyArray, step: Int[Array, ""] | int, num_images: int, batch_size: int, passes: int = 3, repeats: int = 1
+    key: PRNGKeyArray, step: Int[Array, ""] | int, num_images: int, batch_size: int, passes: int = 1, repeats: int = 1
 ) -> Int[Array, " B"]:
     """Indices 0..num_images - 1 of the images of batch number `step`.
 

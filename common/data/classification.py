@@ -1,0 +1,101 @@
+"""What classifiers train on and are tested on, from the fields that their configs share."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from common.config import check
+from common.data.dataset import Dataset, Split
+from common.data.registry import load
+
+
+class Parts(NamedTuple):
+    """Images to learn from, and images held out from that.
+
+    Attributes:
+      train: all of it is trained on.
+      held_out_images: uint8 [n, H, W, C]: those that choose the best epoch, then the test images.
+      held_out_labels: int32 [n].
+      selection: places among the held-out images of those that choose the best epoch.
+      test: places of the test images; with `selection = "test"` the same.
+    """
+
+    train: Split
+    held_out_images: np.ndarray
+    held_out_labels: np.ndarray
+    selection: range
+    test: range
+
+
+def load_dataset(config: ConfigDict) -> Dataset:
+    """The data set that the fields dataset, dataset_path, glyphs, image_size and channels ask for."""
+    return load(
+        config.dataset,
+        task="classification",
+        image_size=config.image_size,
+        channels=config.channels,
+        path=config.dataset_path or None,
+        options=config.glyphs.to_dict() if config.dataset == "glyphs" else {},
+    )
+
+
+def divide(dataset: Dataset, selection: str, held_out_share: float) -> Parts:
+    """Train and held-out parts.
+
+    Args:
+      dataset: with or without a validation split.
+      selection: "test": the test images choose the best epoch too (as much official code does); "held_out": the
+        validation split does, or where there is none a share of the training images, which are not trained on then.
+      held_out_share: that share, in 0..1.
+    """
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    if selection == "test":
+        every = range(len(test.labels))
+        return Parts(train, test.images, test.labels, every, every)
+    if "validation" in dataset.splits:
+        chosen = dataset.splits["validation"]
+    else:
+        order = np.random.default_rng(0).permutation(len(train.labels))
+        size = max(1, round(held_out_share * len(order)))
+        chosen, train = (take(train, np.sort(places)) for places in (order[:size], order[size:]))
+    images = np.concatenate([chosen.images, test.images])
+    labels = np.concatenate([chosen.labels, test.labels])
+    return Parts(train, images, labels, range(len(chosen.labels)), range(len(chosen.labels), len(labels)))
+
+
+def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
+    """The images of these places."""
+    return Split(split.images[places], split.labels[places], split.class_names)
+
+
+def few_samples(split: Split, share: float, seed: int) -> Split:
+    """`share` of each class's images, rounded, at least one; which ones is fixed by `seed`."""
+    if share == 1:
+        return split
+    random = np.random.default_rng([seed, 0])
+    kept = []
+    for label in range(split.num_classes):
+        places = np.flatnonzero(split.labels == label)
+        kept.append(random.permutation(places)[: max(1, round(share * len(places)))])
+    return take(split, np.sort(np.concatenate(kept)))
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Raise UserError if `held_out_share`, `mean` or `std` cannot be."""
+    check(config, "held_out_share", 0 < config.held_out_share < 1, "must lie between 0 and 1")
+    for field in ("mean", "std"):
+        fits = len(getattr(config, field)) in (0, config.channels)
+        check(config, field, fits, f"must be empty (measured) or have {config.channels} numbers, one per channel")
+
+
+def moments(config: ConfigDict, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in [0, 1]: the config's, or where it gives none the data's own."""
+    return tuple(config.mean) or dataset.mean, tuple(config.std) or dataset.std
+
+
+def means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Exact means of per-image values over all images."""
+    return {name: float(np.mean(array, dtype=np.float64)) for name, array in values.items()}
