@@ -90,7 +90,7 @@ def test_analysis_of_what_is_no_run(finished, tmp_path):
     with pytest.raises(UserError, match=r"config.eval_analysis_episodes is 1, but must be at least 2"):
         experiment.analyse(cli.config("cxgrad", **finished.fields, eval_analysis_episodes=1), finished.folder)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match=r"No checkpoint .* has been evaluated yet in .*; train first"):
+    with pytest.raises(UserError, match=r"No checkpoint has been evaluated yet in .*; train first"):
         analysis_report.best_parameters(tmp_path)
 
 

@@ -53,4 +53,4 @@ def test_few_samples_are_balanced_and_fixed_by_the_seed():
     np.testing.assert_array_equal(some.images, classification.few_samples(whole, 0.25, seed=1).images)
     assert values(some.images) != values(classification.few_samples(whole, 0.25, seed=2).images)
     assert np.bincount(classification.few_samples(whole, 0.01, seed=1).labels).tolist() == [1, 1, 1, 1]
-    assert classification.few_samples(whole, 1, seed=1) is whole
+    assert classification.few_samples(whole, 1.0, seed=1) is whole
