@@ -27,6 +27,7 @@ from anomaly import hypersphere, setup, train
 from anomaly.configs import cfa
 from anomaly.descriptor import PatchDescriptor
 from benchmarks.fewshot_speed import machine, time_in_turn
+from common import huge_pages
 from common.experiment import TrainState
 from common.models.backbones import load_variables, normalize
 
@@ -203,6 +204,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     flags.DEFINE_integer("side", 128, "Of the images in pixels, a multiple of 32.", lower_bound=64)
     flags.DEFINE_integer("rounds", 5, "Timed calls of each form.", lower_bound=1)
     app.run(main)

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fewshot_speed
+from common import huge_pages
 from fewshot import adaptation
 from fewshot.convolution import CONVOLUTIONS, choose, over_tasks
 from fewshot.resnet12 import ResNet12
@@ -113,4 +114,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine
+from common import huge_pages
 from fewshot import adaptation, cxgrad
 from fewshot.convolution import CONVOLUTIONS, Plan, choose, over_tasks
 from fewshot.models import Conv4
@@ -331,4 +332,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

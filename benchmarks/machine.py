@@ -21,6 +21,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": model,
         "cores": os.cpu_count(),
+        "tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "load_average_1_min": os.getloadavg()[0],
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],

@@ -33,6 +33,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.pillow_augmentation import augment_image
+from common import huge_pages
 from common.experiment import TrainState
 from vit_small import experiment, train
 from vit_small.augmentation import Augmentation
@@ -292,4 +293,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

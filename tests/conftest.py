@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # what common.huge_pages would restart processes for
 # Rendered glyphs and compiled programs: shared by all processes that tests start, and kept for the next session.
 os.environ.setdefault("LEANVISION_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "leanvision"))
 
