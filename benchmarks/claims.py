@@ -11,15 +11,16 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
+from benchmarks.claim_cells import FAMILIES, Cell, Family
 from common import plots, writers
 from common.metrics import mean_ci95, paired_difference_ci95
 
@@ -31,122 +32,6 @@ _OUT = flags.DEFINE_string("out", "results", "Folder of the tables.")
 _README = flags.DEFINE_string("readme", "README.md", "File whose table is renewed; '' for none.")
 
 _BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row: a config with overrides, and which result counts."""
-
-    name: str
-    module: str
-    config: str
-    overrides: Mapping[str, str]
-    metrics: Sequence[str]
-    budget: Mapping[str, str] = field(default_factory=dict)  # more overrides, but for --quick
-
-
-@dataclass(frozen=True)
-class Family:
-    """A method, its baseline (the first cell) and its ablations; or cells that are not compared with one another."""
-
-    setting: str
-    cells: Sequence[Cell]
-    compared: bool = True
-
-
-_ACCURACY = ("test_ensemble_accuracy", "test_best_single_accuracy")
-
-
-def _fewshot(name: str, config: str, **overrides: str) -> Cell:
-    return Cell(name, "fewshot.main", f"fewshot/configs/{config}.py", overrides, _ACCURACY)
-
-
-_LOCALISATION = tuple(
-    f"{before}{metric}" for metric in ("image_auroc", "pixel_auroc", "aupro") for before in ("", "untrained_")
-)
-
-
-def _anomaly(name: str, variant: str, **overrides: str) -> Cell:
-    return Cell(name, "anomaly.main", "anomaly/configs/cfa.py", {"category": variant, **overrides}, _LOCALISATION)
-
-
-# One TAPL step takes about eight times MAML's, so its family has a smaller budget, the same for all its cells.
-_TAPL_BUDGET = {
-    "glyphs.difficulty": "easy",
-    "queries": "5",
-    "propagation.neighbours": "10",
-    "inner_steps": "3",
-    "num_steps": "200",
-    "tasks_per_step": "2",
-    "eval_every_steps": "50",
-    "save_every_steps": "50",
-    "eval_episodes": "100",
-    "test_episodes": "300",
-    "keep_best": "3",
-}
-
-
-def _tapl(name: str, config: str = "tapl", **overrides: str) -> Cell:
-    return replace(_fewshot(name, config, **overrides), budget=_TAPL_BUDGET)
-
-
-_SMALL = ("test_accuracy", "test_accuracy_best_epoch")
-
-
-def _vit_small(name: str, config: str, **overrides: str) -> Cell:
-    return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
-
-
-FAMILIES = {
-    "fewshot": Family(
-        "5-way 1-shot on embedded glyphs, scripts unseen in training",
-        (
-            _fewshot("MAML", "maml"),
-            _fewshot("CxGrad", "cxgrad"),
-            _fewshot("CxGrad, context off", "cxgrad", context="off"),
-            _fewshot("CxGrad, gamma fixed to 1", "cxgrad", scaling="fixed_one"),
-        ),
-    ),
-    "anomaly": Family(
-        "CFA on embedded textures with made-up defects, untrained descriptor and after 15 epochs",
-        (
-            *(_anomaly(f"CFA, {texture}", texture) for texture in ("brick", "gravel", "grass")),
-            _anomaly("CFA, grass, nearest-EMA bank", "grass", bank="nearest_ema"),
-        ),
-        compared=False,
-    ),
-    "tapl": Family(
-        "5-way 1-shot on embedded glyphs (easy), scripts unseen in training; 200 steps of 2 tasks, 5 queries a class, "
-        "3 inner steps, 300 test episodes",
-        (
-            _tapl("MAML", "maml"),
-            _tapl("CxGrad", "cxgrad"),
-            _tapl("TAPL on MAML (transductive)"),
-            _tapl("TAPL on CxGrad (transductive)", method="cxgrad"),
-            _tapl(
-                "TPN-style propagation (transductive)",
-                **{"transduction": "propagation", "propagation.keep_diagonal": "True"},
-            ),
-            _tapl("TAPL, labels of the first step (transductive)", **{"tapl.pseudo_labels": "first_step"}),
-            _tapl("TAPL, hard labels (transductive)", **{"tapl.gradient": "hard"}),
-            _tapl("TAPL, labels constant (transductive)", **{"tapl.gradient": "soft_constant"}),
-            _tapl("TAPL, no pseudo labels (transductive)", **{"tapl.query_weight": "0.0"}),
-            _tapl("TAPL, length scale from 1 (transductive)", **{"propagation.initial_sigma": "1.0"}),
-            _tapl("TAPL, all pairs (transductive)", **{"propagation.neighbours": "0"}),
-        ),
-    ),
-    "vit_small": Family(
-        "72 embedded characters, 30 images each, top-1 of the last and of the best epoch",
-        (
-            _vit_small("ViT", "vit"),
-            _vit_small("ViT, SPT", "vit", spt="True"),
-            _vit_small("ViT, LSA", "vit", lsa="True"),
-            _vit_small("ViT, SPT and LSA", "vit", spt="True", lsa="True"),
-            _vit_small("Swin", "swin"),
-            _vit_small("Swin, SPT and LSA", "swin", spt="True", lsa="True"),
-        ),
-    ),
-}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -175,11 +60,11 @@ def machine() -> str:
 
 
 def _run_family(name: str, family: Family) -> list[dict]:
-    seeds = range(2 if _QUICK.value else _SEEDS.value)
+    seeds = range(2 if _QUICK.value else max(_SEEDS.value, family.seeds))
     rows = []
     for cell in family.cells:
         runs = [_run(name, cell, seed) for seed in seeds]
-        row = {"name": cell.name, "command": " ".join(_command(cell, 0)), "seeds": list(seeds)}
+        row = {"name": cell.name, "command": shlex.join(_command(cell, 0)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
             values = [run["results"][metric] for run in runs]
@@ -195,21 +80,30 @@ def _run_family(name: str, family: Family) -> list[dict]:
 def _command(cell: Cell, seed: int) -> list[str]:
     variant = ":smoke" if _QUICK.value else ""
     fields = {**({} if _QUICK.value else cell.budget), **cell.overrides}
-    overrides = [f"--config.{field}={value}" for field, value in fields.items()]
+    places = {"runs": _runs(), "seed": seed}
+    overrides = [f"--config.{field}={value.format(**places)}" for field, value in fields.items()]
     return ["python", "-m", cell.module, f"--config={cell.config}{variant}", f"--config.seed={seed}", *overrides]
 
 
+def _runs() -> Path:
+    return Path(_RUNS.value) / ("quick" if _QUICK.value else "full")
+
+
 def _run(family: str, cell: Cell, seed: int) -> dict:
-    size = "quick" if _QUICK.value else "full"
+    if cell.before is not None:
+        _run(*cell.before, seed)
     slug = "-".join(re.sub(r"[,()]", "", cell.name.lower()).split())
-    folder = Path(_RUNS.value) / size / family / f"{slug}-seed{seed}"
+    folder = _runs() / family / f"{slug}-seed{seed}"
     command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
     subprocess.run(command, check=True)
-    lines = writers.read(folder / "metrics.jsonl")
-    # Each session's clock starts at 0; the longest reading of every session adds up to the time spent.
-    spent = sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
-                if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
-    return {"results": json.loads((folder / "results.json").read_text()), "minutes": spent / 60}
+    spent = sum(_seconds(writers.read(file)) for file in folder.rglob("metrics.jsonl"))
+    return {"results": json.loads((folder / cell.phase / "results.json").read_text()), "minutes": spent / 60}
+
+
+def _seconds(lines: list[dict]) -> float:
+    """Time spent: each session's clock starts at 0, and the longest reading of every session adds up."""
+    return sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
+               if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
 
 
 def markdown(results: Mapping[str, dict]) -> str:
