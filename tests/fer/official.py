@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -51,7 +52,7 @@ def load(template: Any, read) -> Any:
     flat = {}
     for path, leaf in flatten_dict(template).items():
         array = read(official_name(path), official_shape(leaf.shape, path))
-        flat[path] = np.asarray(ours(array, path), leaf.dtype)
+        flat[path] = jnp.asarray(ours(array, path), leaf.dtype)
         assert flat[path].shape == leaf.shape, path
     return unflatten_dict(flat)
 

@@ -1,0 +1,5 @@
+"""Faces with identity, valence, arousal, category and age: `load(name, ...)` gives splits in memory."""
+
+from common.data.faces.dataset import FaceData, Faces, load, names
+
+__all__ = ["FaceData", "Faces", "load", "names"]
