@@ -75,7 +75,9 @@ def plan_between(
 ) -> Float[np.ndarray, "n m"]:
     """The plan between two people's frames (uint8 [n, H, W, 3] and [m, H, W, 3])."""
     images = jnp.concatenate([jnp.asarray(reference), jnp.asarray(target)])
-    latents = jax.jit(lambda state, images: train.predict(recipe, state, images))(state, images)["latents"]
+    latents = jax.jit(lambda state, images: train.predict(recipe, state.params, state.model_state, images))(
+        state, images
+    )["latents"]
     identity = jnp.asarray([0] * len(reference) + [1] * len(target))
     found = matching.match(latents, grouping.make_groups(identity, jnp.asarray([0, 1])), recipe.matching)
     return np.asarray(found.plan)[: len(reference), len(reference) :]

@@ -197,7 +197,7 @@ def update(recipe: Recipe, now: Running, gradients: Any, statistics: Any, step: 
 
 def clip_encoder(gradients: Any, most: float) -> tuple[Any, Float[Array, ""]]:
     """The encoder's gradients scaled to a global norm of at most `most` (0: as they are), and the norm before."""
-    norm = optax.global_norm(gradients["encoder"])
+    norm = optax.tree.norm(gradients["encoder"])
     if not most:
         return gradients, norm
     scale = jnp.minimum(1.0, most / (norm + _CLIP_EPSILON))
@@ -259,12 +259,9 @@ def train_step(
     return state, {name: (value, jnp.ones(())) for name, value in told.items()}
 
 
-def predict(recipe: Recipe, state: Any, images: Array) -> dict[str, Array]:
-    """Latents and scores (valence and arousal, or probabilities) of uint8 images [B, H, W, C].
-
-    `state`: anything with `params` and `model_state`.
-    """
-    variables = {"params": state.params, "batch_stats": state.model_state}
+def predict(recipe: Recipe, params: Any, statistics: Any, images: Array) -> dict[str, Array]:
+    """Latents and scores (valence and arousal, or probabilities) of uint8 images [B, H, W, C]."""
+    variables = {"params": params, "batch_stats": statistics}
     latents: Any = recipe.network.apply(variables, centre(images, recipe.augmentation), method="latents")
     scores: Any = recipe.network.apply(variables, latents, method="scores")
     return {"latents": latents, "scores": jax.nn.softmax(scores) if recipe.categorical else scores}
@@ -272,7 +269,7 @@ def predict(recipe: Recipe, state: Any, images: Array) -> dict[str, Array]:
 
 def evaluate(recipe: Recipe, state: TrainState, data: Any, indices: Array) -> dict[str, Array]:
     """Scores and latents of these held-out frames."""
-    return predict(recipe, state, data["held_out"][indices])
+    return predict(recipe, state.params, state.model_state, data["held_out"][indices])
 
 
 def count_parameters(params: Any) -> int:

@@ -50,7 +50,7 @@ PUBLISHED = {
     "save_every_steps": 250,
 }
 ALEXNET = {"model.backbone": "alexnet", "batch_size": 512}
-CATEGORY = {"task": "category", "identity": "age"}
+CATEGORY = {"task": "category", "identity": "age", "best_metric": "accuracy"}
 VARIANTS = {
     "smoke": {
         "faces.train_identities": 4,

@@ -31,7 +31,7 @@ def official_name(path: tuple[str, ...]) -> str:
     for part in path[:-1]:
         head, _, number = part.rpartition("_")  # layer1_0 -> layer1.0, features_3 -> features.3
         parts.append(f"{head}.{number}" if head and number.isdigit() else part)
-    return ".".join([*parts, leaf])
+    return ".".join([*parts, leaf]).replace("fc.", "last_linear.")
 
 
 def ours(array: np.ndarray, path: tuple[str, ...]) -> np.ndarray:
@@ -57,16 +57,21 @@ def load(template: Any, read) -> Any:
     return unflatten_dict(flat)
 
 
+def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers that belong to a name."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+
+
 def formula(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The formula weight of one official tensor, from the name with which its seed is made."""
-    noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    values = noise(name, shape)
     if name.endswith("running_var"):
-        return 1 + 0.1 * np.abs(noise)
+        return 1 + 0.1 * np.abs(values)
     if name.endswith("running_mean"):
-        return 0.1 * noise
+        return 0.1 * values
     if len(shape) >= 2:
-        return noise * np.sqrt(2 / np.prod(shape[1:]))
-    return 1 + 0.1 * noise if name.endswith("weight") else 0.05 * noise
+        return values * np.sqrt(2 / np.prod(shape[1:]))
+    return 1 + 0.1 * values if name.endswith("weight") else 0.05 * values
 
 
 def relative(value, reference) -> float:

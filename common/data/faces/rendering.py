@@ -21,7 +21,7 @@ class _Canvas:
         """Soft mask of where a signed distance is negative."""
         return 1.0 / (1.0 + np.exp(np.clip(distance / (_SOFTNESS * self.unit / 2), -40, 40)))
 
-    def paint(self, mask: np.ndarray, color: np.ndarray | float) -> None:
+    def paint(self, mask: np.ndarray, color: np.ndarray | float | int) -> None:
         self.pixels += mask[..., None] * (np.asarray(color) - self.pixels)
 
 
@@ -47,7 +47,7 @@ def render(
     return np.rint(255 * np.clip(small, 0, 1)).astype(np.uint8)
 
 
-def _ellipse(x, y, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+def _ellipse(x, y, cx: float | int, cy: float | int, rx: float, ry: float) -> np.ndarray:
     """Approximate signed distance to an ellipse."""
     return (np.hypot((x - cx) / rx, (y - cy) / ry) - 1) * min(rx, ry)
 
