@@ -44,7 +44,9 @@ def _check_matching(config: ConfigDict) -> None:
     check(config, "identities", config.identities >= 2, "must be at least 2: one reference and one target")
     check(config, "updates", config.updates in (1, 2), "must be 1 or 2")
     elim = config.method == "elim"
-    check(config, "updates", not elim or config.updates == 2, 'must be 2 for method "elim", which matches in the second')
+    check(
+        config, "updates", not elim or config.updates == 2, 'must be 2 for method "elim", which matches in the second'
+    )
     check(config, "matching_weight", config.matching_weight > 0, "must be above 0")
     check(config, "encoder_clip", config.encoder_clip >= 0, "must not be negative (0: not clipped)")
     check(config, "warm_up_start", config.warm_up_start >= 0, "must not be negative")

@@ -38,7 +38,9 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     table, counts = sampling.frame_table(identity)
     named = "age bins" if config.identity == "age" else "identities"
     if len(counts) < 2 and config.method == "elim":
-        raise UserError(f"data set {config.dataset!r} has {len(counts)} {named} to train on, but at least 2 are matched.")
+        raise UserError(
+            f"data set {config.dataset!r} has {len(counts)} {named} to train on, but at least 2 are matched."
+        )
     checks.check_batch(config, len(parts.train), len(counts))
     recipe = make_recipe(config, *moments(config, parts.train))
     held_out = np.concatenate([split.images for split in parts.held_out.values()])
@@ -120,7 +122,9 @@ def _usable(config: ConfigDict, name: str, split: Faces) -> Faces:
         return split
     known = (split.category >= 0) & (split.category < config.num_classes)
     if not known.any() and name in ("train", "test"):
-        raise UserError(f"data set {config.dataset!r} has no frame with a category in {name!r}; its task is not category.")
+        raise UserError(
+            f"data set {config.dataset!r} has no frame with a category in {name!r}; its task is not category."
+        )
     return split.take(np.flatnonzero(known))
 
 

@@ -108,9 +108,7 @@ def project(latents: Float[np.ndarray, "n d"], kind: str) -> Float[np.ndarray, "
     return centred @ axes[:2].T
 
 
-def draw_features(
-    path: Path, latents: Mapping[str, np.ndarray], split: Faces, config: ConfigDict, note: str
-) -> None:
+def draw_features(path: Path, latents: Mapping[str, np.ndarray], split: Faces, config: ConfigDict, note: str) -> None:
     """Features of people never trained on, by person and by valence (or category), before and after training."""
     people = np.unique(split.identity)[:_PEOPLE]
     chosen = np.flatnonzero(np.isin(split.identity, people))
@@ -140,9 +138,7 @@ def draw_features(
     plots.save(fig, path)
 
 
-def draw_scatter(
-    path: Path, predictions: Mapping[str, np.ndarray], held_out: Mapping[str, Faces], note: str
-) -> None:
+def draw_scatter(path: Path, predictions: Mapping[str, np.ndarray], held_out: Mapping[str, Faces], note: str) -> None:
     """Prediction against label, for people seen and not seen in training."""
     titles = {"seen": "other frames of training people", "test": "people never trained on"}
     with mpl.rc_context(plots.STYLE):
@@ -162,9 +158,7 @@ def draw_scatter(
     plots.save(fig, path)
 
 
-def draw_residuals(
-    path: Path, predictions: Mapping[str, np.ndarray], held_out: Mapping[str, Faces], note: str
-) -> None:
+def draw_residuals(path: Path, predictions: Mapping[str, np.ndarray], held_out: Mapping[str, Faces], note: str) -> None:
     """Mean residual of each person: who is over- and who is underestimated."""
     fig, ax = plots.figure(5.2, 5.0)
     with mpl.rc_context(plots.STYLE):

@@ -54,9 +54,7 @@ def max_filling(groups: Groups) -> Groups:
     return groups._replace(members=members + jax.nn.one_hot(last, members.shape[1]) * missing[:, None])
 
 
-def gumbel_top_k(
-    groups: Groups, labels: Float[Array, "B k"], uniform: Float[Array, " B"], top_k: int
-) -> Groups:
+def gumbel_top_k(groups: Groups, labels: Float[Array, "B k"], uniform: Float[Array, " B"], top_k: int) -> Groups:
     """At most `top_k` frames of each group, drawn without replacement, likely the intense ones (official code).
 
     Args:

@@ -34,7 +34,7 @@ from common.errors import UserError
 from fer import experiment, train
 from fer.report import DESCRIPTION
 
-COLUMNS = ("image", "valence", "arousal", "category", "probability")
+COLUMNS: tuple[str, ...] = ("image", "valence", "arousal", "category", "probability")
 _SHOWN = 24  # faces in the figure
 
 

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from common.augment import flip_horizontal, image_keys, normalize, padded_crop
@@ -104,10 +103,11 @@ def run_latents(
     network: Network, params: Any, statistics: Any, images: Array, key: Array
 ) -> tuple[Float[Array, "B l"], Any]:
     """Latents in training, and the encoder's and regressor's running statistics after it."""
-    latents, changed = network.apply(
+    outputs: Any = network.apply(
         {"params": params, "batch_stats": statistics}, images, True,
         method="latents", rngs={"dropout": key}, mutable=["batch_stats"],
     )  # fmt: skip
+    latents, changed = outputs
     return latents, {**statistics, **changed.get("batch_stats", {})}
 
 
@@ -115,9 +115,10 @@ def run_header(
     network: Network, params: Any, statistics: Any, latents: Array, members: Array | None = None
 ) -> tuple[Float[Array, "B k"], Any]:
     """Scores in training, and the running statistics after it."""
-    scores, changed = network.apply(
+    outputs: Any = network.apply(
         {"params": params, "batch_stats": statistics}, latents, True, members, method="scores", mutable=["batch_stats"]
     )
+    scores, changed = outputs
     return scores, {**statistics, **changed["batch_stats"]}
 
 
@@ -186,6 +187,7 @@ def draw_groups(recipe: Recipe, batch: Batch, key: Array) -> tuple[grouping.Grou
 
 def update(recipe: Recipe, now: Running, gradients: Any, statistics: Any, step: Array) -> Running:
     """One step of the optimiser, at the iteration's learning rate times the module's factor."""
+    steps: Any
     steps, state = recipe.optimizer.update(gradients, now.optimizer, now.params)
     rate = recipe.schedule(step)
     scaled = {
@@ -274,4 +276,4 @@ def evaluate(recipe: Recipe, state: TrainState, data: Any, indices: Array) -> di
 
 def count_parameters(params: Any) -> int:
     """All numbers that are trained."""
-    return sum(leaf.size for leaf in traverse_util.flatten_dict(params).values())
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,6 +1,6 @@
 """The convolutions of AlexNet with torchvision's names: module `features_3` is its `features.3`.
 
-Images are [n, h, w, 3]. Source: Krizhevsky 2014 ("One weird trick"), as torchvision has it; the classifier is not built.
+Images are [n, h, w, 3]. Source: Krizhevsky 2014 ("One weird trick"), as torchvision has it, without the classifier.
 """
 
 import flax.linen as nn
@@ -16,7 +16,7 @@ SMALLEST_SIDE = 63  # below it nothing is left after the last pooling
 
 
 class AlexNet(nn.Module):
-    """Five convolutions, average pooling to `grid` x `grid`, flattened channel first as PyTorch does: [n, 256 grid²]."""
+    """Five convolutions, average pooling to `grid` x `grid`, flattened channel first as in PyTorch: [n, 256 grid²]."""
 
     grid: int = 6
 

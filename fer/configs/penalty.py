@@ -2,7 +2,8 @@
 
 Run:    python -m fer.main --config=fer/configs/penalty.py
 Smoke:  python -m fer.main --config=fer/configs/penalty.py:smoke
-Data:   the SYNTHETIC cartoon faces of fer/configs/elim.py, whose fields and variants these are; both updates of an iteration are supervised and carry the penalty.
+Data:   the SYNTHETIC cartoon faces of fer/configs/elim.py, whose fields and variants these are.
+        The difference: both updates of an iteration are supervised and carry the penalty.
 Expect: see fer/README.md (ours). Minutes on two cores.
 """
 

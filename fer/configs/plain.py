@@ -2,7 +2,8 @@
 
 Run:    python -m fer.main --config=fer/configs/plain.py
 Smoke:  python -m fer.main --config=fer/configs/plain.py:smoke
-Data:   the SYNTHETIC cartoon faces of fer/configs/elim.py, whose fields and variants these are; two supervised updates in each iteration.
+Data:   the SYNTHETIC cartoon faces of fer/configs/elim.py, whose fields and variants these are.
+        The difference: two supervised updates in each iteration.
 Expect: see fer/README.md (ours). Minutes on two cores.
 """
 

@@ -39,3 +39,9 @@ def start(program: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
 def run(program: str, *arguments: str, devices: int = 1, code: int = 0) -> tuple[str, str]:
     """Start it and wait for its end; (standard output, standard error)."""
     return running.finish(start(program, *arguments, devices=devices), code)
+
+
+def logged_step(folder: Path) -> int:
+    """The step of the last whole line of metrics.jsonl, 0 before the first."""
+    lines = running.metrics(folder) if (folder / "metrics.jsonl").exists() else []
+    return lines[-1]["step"] if lines else 0

@@ -108,9 +108,17 @@ def test_own_faces(tmp_path):
     rows = people(8, 20)
     data = faces.load("csv", image_size=16, path=write(tmp_path, rows), options={"folds": 4, "fold": 1})
     splits = data.splits
-    assert {name: len(split) for name, split in splits.items()} == {"train": 64, "seen": 16, "validation": 40, "test": 40}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 64,
+        "seen": 16,
+        "validation": 40,
+        "test": 40,
+    }
     assert splits["train"].identity_names == splits["seen"].identity_names
-    assert len({*splits["train"].identity_names, *splits["validation"].identity_names, *splits["test"].identity_names}) == 8
+    assert (
+        len({*splits["train"].identity_names, *splits["validation"].identity_names, *splits["test"].identity_names})
+        == 8
+    )
     assert splits["train"].images.shape[1:] == (16, 16, 3)
     # Every person is tested once.
     tested = [
@@ -118,7 +126,9 @@ def test_own_faces(tmp_path):
         for fold in range(4)
         for name in faces.load(
             "csv", image_size=16, path=str(tmp_path / "faces.csv"), options={"folds": 4, "fold": fold}
-        ).splits["test"].identity_names
+        )
+        .splits["test"]
+        .identity_names
     ]
     assert sorted(tested) == [f"person{who}" for who in range(8)]
 
@@ -179,7 +189,7 @@ def test_broken_tables(tmp_path):
 def test_ages_and_categories_that_are_missing(tmp_path):
     path = write(tmp_path, people(8, 8))
     common = {"dataset": "csv", "dataset_path": path, "image_size": 24}
-    with pytest.raises(UserError, match="has no ages, so config.identity must be"):
+    with pytest.raises(UserError, match=r"has no ages, so config.identity must be"):
         experiment.build(cli.config(identity="age", **common), {})
     with pytest.raises(UserError, match="has no frame with a category in 'train'"):
         experiment.build(cli.config(task="category", best_metric="accuracy", **common), {})
@@ -230,7 +240,7 @@ def test_layout_of_afew_va(tmp_path):
     with pytest.raises(UserError, match=r"frame 00000 of .*000.json has the label -3.0, which times label_scale=1.0"):
         faces.load("afew_va", image_size=16, path=str(tmp_path))
     (tmp_path / "003" / "003.json").write_text("{}")
-    with pytest.raises(UserError, match="003.json is no list of labelled frames"):
+    with pytest.raises(UserError, match=r"003\.json is no list of labelled frames"):
         faces.load("afew_va", image_size=16, path=str(tmp_path), options={"label_scale": 0.1})
 
 
@@ -248,7 +258,7 @@ def test_layout_of_affectnet(tmp_path):
     assert splits["train"].category.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(splits["train"].age, np.array([np.nan, 40.5, np.nan], np.float32))
     (tmp_path / "val_set" / "annotations" / "1_aro.npy").unlink()
-    with pytest.raises(UserError, match="annotation .*1_aro.npy is missing or no number"):
+    with pytest.raises(UserError, match=r"annotation .*1_aro\.npy is missing or no number"):
         faces.load("affectnet", image_size=16, path=str(tmp_path))
 
 
@@ -265,7 +275,7 @@ def test_layout_of_aff_wild2(tmp_path):
     assert splits["train"].identity_names == ("a", "b")
     assert splits["test"].valence_arousal.tolist() == [[0.5, -0.25]]
     (tmp_path / "annotations" / "VA" / "Train_Set" / "a.txt").write_text("valence,arousal\n0.5\n")
-    with pytest.raises(UserError, match="line 2 of .*a.txt must hold a valence and an arousal, but is '0.5'"):
+    with pytest.raises(UserError, match=r"line 2 of .*a\.txt must hold a valence and an arousal, but is '0.5'"):
         faces.load("aff_wild2", image_size=16, path=str(tmp_path))
 
 
@@ -294,7 +304,7 @@ def test_prediction_without_what_it_needs(tmp_path):
     with pytest.raises(UserError, match="holds no pictures"):
         predict.predict(tmp_path, tmp_path / "pictures", tmp_path / "out")
     picture(tmp_path / "pictures" / "a.png")
-    with pytest.raises(UserError, match="is no finished run of this method: it has no model.json"):
+    with pytest.raises(UserError, match=r"is no finished run of this method: it has no model\.json"):
         predict.predict(tmp_path, tmp_path / "pictures", tmp_path / "out")
     with pytest.raises(UserError, match="lies inside --images"):
         predict.predict(tmp_path, tmp_path / "pictures", tmp_path / "pictures" / "out")

@@ -137,7 +137,9 @@ def test_matching_phase(tag):
     @official.jit
     def run(params, features, groups):
         def loss(params, features):
-            value, after, found = train.header_risk(given, params, statistics, features, jnp.asarray(arrays["labels"]), groups)
+            value, after, found = train.header_risk(
+                given, params, statistics, features, jnp.asarray(arrays["labels"]), groups
+            )
             return 0.5 * value, (value, after, found)
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, features)

@@ -40,7 +40,9 @@ def test_groups_and_filling():
 def test_gumbel_draws_intense_frames():
     identity = jnp.asarray([0] * 6 + [1] * 2)
     groups = grouping.make_groups(identity, jnp.asarray([0, 1]))
-    labels = jnp.asarray([[0.9, 0.3], [0.0, 0.0], [0.1, 0.0], [0.5, -0.5], [0.0, 0.0], [0.3, 0.2], [0.2, 0.1], [0.0, 0.0]])
+    labels = jnp.asarray(
+        [[0.9, 0.3], [0.0, 0.0], [0.1, 0.0], [0.5, -0.5], [0.0, 0.0], [0.3, 0.2], [0.2, 0.1], [0.0, 0.0]]
+    )
     times = np.zeros(8)
     for seed in range(200):
         uniform = jax.random.uniform(jax.random.key(seed), (8,))

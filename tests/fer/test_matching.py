@@ -192,5 +192,9 @@ def test_one_program_for_all_sizes_of_groups():
     match.clear_cache()
     for seed in (0, 1, 2):
         features, identity, picked = batch(seed)
-        match(jnp.asarray(features, jnp.float32), grouping.make_groups(jnp.asarray(identity), jnp.asarray(picked)), matching.Options())
+        match(
+            jnp.asarray(features, jnp.float32),
+            grouping.make_groups(jnp.asarray(identity), jnp.asarray(picked)),
+            matching.Options(),
+        )
     assert match._cache_size() == 1

@@ -64,7 +64,9 @@ def golden_recipe():
 
 def assert_gradients(gradients, arrays, prefix):
     for part, of_part in gradients.items():
-        reference = official.load(of_part, lambda name, shape, part=part: arrays[f"{prefix}{MODULES.get(part, part)}.{name}"])
+        reference = official.load(
+            of_part, lambda name, shape, part=part: arrays[f"{prefix}{MODULES.get(part, part)}.{name}"]
+        )
         for path, value in flatten_dict(of_part).items():
             if (part, *path) in NOISE:  # a bias before a batch norm: zero but for rounding
                 assert float(jnp.abs(value).max()) < 1e-5
@@ -192,7 +194,7 @@ def test_baselines_make_two_supervised_updates(method):
     after, told = official.jit(functools.partial(train.train_step, given, True))(state, None, batch, jax.random.key(0))
     assert int(after.opt_state[0].count) == 2
     assert float(told["second_loss"][0]) < float(told["loss"][0])
-    plain, of_plain = official.jit(functools.partial(train.train_step, given._replace(method="plain"), True))(
+    _, of_plain = official.jit(functools.partial(train.train_step, given._replace(method="plain"), True))(
         state, None, batch, jax.random.key(0)
     )
     assert (float(told["loss"][0]) > float(of_plain["loss"][0])) == (method == "penalty")

@@ -117,7 +117,9 @@ def load(
       UserError: unknown name or option; missing, damaged or unfitting files or labels.
     """
     if name not in _SOURCES:
-        raise UserError(f"unknown face data set {name!r}{did_you_mean(name, names())}; known are: {', '.join(names())}.")
+        raise UserError(
+            f"unknown face data set {name!r}{did_you_mean(name, names())}; known are: {', '.join(names())}."
+        )
     if image_size < 16:
         raise UserError(f"image_size must be at least 16 pixels, but is {image_size}.")
     source: Any = importlib.import_module(f"common.data.faces.{_SOURCES[name]}")

@@ -6,7 +6,7 @@ from -1 to 1, y downwards; colours lie in [0, 1].
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int
@@ -77,7 +77,7 @@ def draw_person(seed: int, number: int, curvature_std: float, gain_std: float) -
     tone, ageing = u(0, 1), u(0, 1)
     skin = (1 - tone) * _LIGHT + tone * _DARK + random.normal(0, 0.02, 3)
     hair = np.clip(_HAIR[random.integers(5)] * u(0.8, 1.2), 0, 1)
-    look = {
+    look: dict[str, Any] = {
         "background": random.uniform(0.15, 0.85, 3),
         "iris": _IRIS[random.integers(3)],
         "half_width": u(0.52, 0.68),
@@ -98,7 +98,7 @@ def draw_person(seed: int, number: int, curvature_std: float, gain_std: float) -
             [random.normal(0, 0.012, 6), random.uniform(-9, 9, (6, 2)), random.uniform(0, 2 * np.pi, 6)]
         ),
     }
-    rest = {
+    rest: dict[str, Any] = {
         "openness": u(0.38, 0.62),
         "brow_distance": u(0.16, 0.24),
         "brow_tilt": float(random.normal(0, 0.10)),

@@ -63,13 +63,14 @@ def _afew_va(root: Path, label_scale: float) -> list[table.Row]:
             raise UserError(f"file {file} is no list of labelled frames of AFEW-VA ({error!r}).") from error
         for name, valence, arousal in labelled:
             where = f"frame {name} of {file}"
-            labels = (_checked(where, valence, label_scale), _checked(where, arousal, label_scale))
-            rows.append(table.Row(file.parent / f"{name}.png", file.parent.name, *labels))
+            picture, person = file.parent / f"{name}.png", file.parent.name
+            valence, arousal = (_checked(where, value, label_scale) for value in (valence, arousal))
+            rows.append(table.Row(picture, person, valence, arousal))
     return rows
 
 
 def _affectnet(root: Path, label_scale: float) -> list[table.Row]:
-    """Nobody knows who is shown, so each picture is its own person; ages come from ages.csv (image, age) if it is there.
+    """Nobody knows who is shown, so each picture is its own person; ages come from ages.csv (image, age) if there.
 
     Pictures are named from the root on, as in train_set/images/12.jpg.
     """
@@ -83,11 +84,12 @@ def _affectnet(root: Path, label_scale: float) -> list[table.Row]:
             if min(values[:2]) < -1.5:  # -2: no face, or unclear
                 continue
             where = f"the annotation of {image}"
-            labels = [_checked(where, value, label_scale) for value in values[:2]]
+            valence, arousal = (_checked(where, value, label_scale) for value in values[:2])
             category = int(values[2])
             key = image.relative_to(root).as_posix()
             known = category if 0 <= category < 8 else -1
-            rows.append(table.Row(image, f"{split}/{image.stem}", *labels, split, known, ages.get(key, math.nan)))
+            person, age = f"{split}/{image.stem}", ages.get(key, math.nan)
+            rows.append(table.Row(image, person, valence, arousal, split, known, age))
     return rows
 
 
@@ -105,8 +107,8 @@ def _aff_wild2(root: Path, label_scale: float) -> list[table.Row]:
                 if min(values) < -1.5 or not image.is_file():  # -5: not labelled
                     continue
                 where = f"line {number + 1} of {file}"
-                labels = [_checked(where, value, label_scale) for value in values]
-                rows.append(table.Row(image, file.stem, *labels, split))
+                valence, arousal = (_checked(where, value, label_scale) for value in values)
+                rows.append(table.Row(image, file.stem, valence, arousal, split))
     return rows
 
 
@@ -152,7 +154,7 @@ _ENTRIES = {
         _afew_va,
     ),
     "affectnet": _Entry(
-        "{train_set,val_set}/images/<n>.jpg and annotations/<n>_{val,aro,exp}.npy, and for age bins ages.csv (image, age)",
+        "{train_set,val_set}/images/<n>.jpg and annotations/<n>_{val,aro,exp}.npy, for age bins ages.csv (image, age)",
         "non-commercial research, on request",
         "AffectNet (Mollahosseini et al. 2017)",
         _affectnet,

@@ -78,7 +78,9 @@ def _paint_eyes(canvas: _Canvas, p: Person, e: Expression, x: np.ndarray, y: np.
         cx = side * p.eye_spacing
         half_height = p.eye_half_width * e.openness
         eye = canvas.inside(_ellipse(x, y, cx, p.eye_y, p.eye_half_width, half_height))
-        canvas.paint(canvas.inside(_ellipse(x, y, cx, p.eye_y, p.eye_half_width + 0.015, half_height + 0.015)), 0.5 * p.skin)
+        canvas.paint(
+            canvas.inside(_ellipse(x, y, cx, p.eye_y, p.eye_half_width + 0.015, half_height + 0.015)), 0.5 * p.skin
+        )
         canvas.paint(eye, 0.95)
         canvas.paint(eye * canvas.inside(np.hypot(x - cx, y - p.eye_y) - 0.058), p.iris)
         canvas.paint(eye * canvas.inside(np.hypot(x - cx, y - p.eye_y) - 0.028), 0.05)

@@ -45,12 +45,16 @@ def load(request: Request) -> FaceData:
     options = request.read_options(DEFAULTS)
     for name, least in (("train_identities", 2), ("validation_identities", 1), ("test_identities", 1), ("frames", 8)):
         if options[name] < least:
-            raise UserError(f"option {name!r} of data set {request.name!r} is {options[name]}, but must be at least {least}.")
+            raise UserError(
+                f"option {name!r} of data set {request.name!r} is {options[name]}, but must be at least {least}."
+            )
     if not 0 <= options["confounding"] <= 1:
         raise UserError(f"option 'confounding' of data set {request.name!r} must lie in 0..1.")
     for name in ("curvature_std", "gain_std", "seed"):
         if options[name] < 0:
-            raise UserError(f"option {name!r} of data set {request.name!r} is {options[name]}, but must not be negative.")
+            raise UserError(
+                f"option {name!r} of data set {request.name!r} is {options[name]}, but must not be negative."
+            )
     key = {"name": request.name, "version": _VERSION, "image_size": request.image_size, **options}
     arrays = cached_arrays(key, lambda: _make(request.image_size, options))
     counts = [options[f"{split}_identities"] for split in ("train", "validation", "test")]
@@ -58,7 +62,10 @@ def load(request: Request) -> FaceData:
     frame = np.tile(np.arange(options["frames"]), sum(counts))
     held_out = (of_split == "train") & (frame // _BLOCK % 5 == 4)
     of_split = np.where(held_out, "seen", of_split)
-    splits = {name: _split(arrays, np.flatnonzero(of_split == name), options["frames"]) for name in ("train", "seen", "validation", "test")}
+    splits = {
+        name: _split(arrays, np.flatnonzero(of_split == name), options["frames"])
+        for name in ("train", "seen", "validation", "test")
+    }
     return FaceData(request.name, splits, "rendered, free of rights", "parametric cartoon faces", synthetic=True)
 
 

@@ -134,7 +134,7 @@ def make(request: Request, rows: Sequence[Row], options: dict, *, licence: str, 
     for name in SPLITS:
         places = np.flatnonzero(of_rows == name)
         if len(places):
-            splits[name] = _read_split([rows[place] for place in places], request.image_size)
+            splits[name] = _read_split([rows[int(place)] for place in places], request.image_size)
     if len(splits["train"].identity_names) < 2:
         raise UserError(
             f"{source} has 1 identity to train on, but at least 2 are needed: identities are matched to one another."
@@ -159,7 +159,9 @@ def _split_people(source: str, rows: Sequence[Row], options: dict, seed: int) ->
     given = [row.split for row in rows]
     identity, names = number([row.identity for row in rows])
     if len(names) < 2:
-        raise UserError(f"{source} has frames of 1 identity only ({names[0]!r}), but identities are matched to another.")
+        raise UserError(
+            f"{source} has frames of 1 identity only ({rows[0].identity!r}), but identities are matched to another."
+        )
     if any(given):
         if not all(given):
             raise UserError(f"{source} gives a split for some frames only: give one for all, or for none.")
@@ -205,4 +207,3 @@ def _read_split(rows: Sequence[Row], image_size: int) -> Faces:
         age=np.array([row.age for row in rows], np.float32),
         files=tuple(str(row.file) for row in rows),
     )
-

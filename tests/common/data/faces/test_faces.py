@@ -76,7 +76,10 @@ def test_mood_goes_with_looks_in_training_only():
 
 def test_pictures():
     person = draw_person(0, 1, 0.35, 0.3)
-    one, two, moved = (render(person, express(person, v, 0.2), 32, np.random.default_rng(s)) for v, s in ((0.5, 0), (0.5, 0), (-0.5, 0)))
+    one, two, moved = (
+        render(person, express(person, v, 0.2), 32, np.random.default_rng(s))
+        for v, s in ((0.5, 0), (0.5, 0), (-0.5, 0))
+    )
     assert one.shape == (32, 32, 3)
     assert np.array_equal(one, two)
     mouth = np.abs(one.astype(int) - moved)[18:28].mean()
