@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine
+from benchmarks.timing import ratio, time_in_turn
 from fer import experiment, grouping, matching, train
 from fer.configs import elim
 
@@ -93,30 +94,6 @@ def match_alone(recipe: train.Recipe, latent: int, people: int, frames: int) -> 
 
     picked = jnp.arange(recipe.identities)
     return lambda: float(run(features, identity, picked))
-
-
-def time_in_turn(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Wall and CPU milliseconds of each in turn; a first call of each is not counted."""
-    rows: dict[str, dict[str, Any]] = {
-        name: {"first": run(), "wall_ms": [], "cpu_ms": []} for name, run in runs.items()
-    }
-    for _ in range(repeats):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            rows[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall))
-            rows[name]["cpu_ms"].append(1e3 * (time.process_time() - cpu))
-    return rows
-
-
-def ratio(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """Median over rounds of wall times, ratio of the fastest, ratio of the least CPU times."""
-    pairs = zip(row["wall_ms"], reference["wall_ms"], strict=True)
-    return {
-        "median": statistics.median(own / other for own, other in pairs),
-        "min": min(row["wall_ms"]) / min(reference["wall_ms"]),
-        "cpu": min(row["cpu_ms"]) / min(reference["cpu_ms"]),
-    }
 
 
 def measure(fields: dict[str, Any], people: int, frames: int, repeats: int) -> dict[str, dict[str, Any]]:

@@ -133,6 +133,8 @@ def draw(path: Path, model: Model, images: np.ndarray, scores: np.ndarray, rows:
             ax.set_xlabel("valence")
             ax.set_ylabel("arousal")
             ax.set_title(f"{len(images)} pictures")
+            farthest = max(1.05, 1.05 * float(np.abs(scores).max()))
+            ax.set(xlim=(-farthest, farthest), ylim=(-farthest, farthest))
         synthetic = " (synthetic)" if model.description["synthetic"] else ""
         fig.suptitle(f"Model trained on {model.description['dataset']}{synthetic}")
     plots.save(fig, path)
