@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from common import optim, rng, sampler
 from common.config import check
 from common.data import faces
 from common.data.dataset import channel_statistics
-from common.data.faces import Faces
+from common.data.faces import Faces, PictureFiles
 from common.errors import UserError
 from common.experiment import Experiment, TrainState
 from fer import check as checks
@@ -43,18 +44,24 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         )
     checks.check_batch(config, len(parts.train), len(counts))
     recipe = make_recipe(config, *moments(config, parts.train))
-    held_out = np.concatenate([split.images for split in parts.held_out.values()])
-    run = streaming.PerExample(functools.partial(train.evaluate, recipe), len(held_out), config.eval_batch_size)
+    frames = {"labels": labels_of(config, parts.train), "identity": identity}
+    sampled = {"table": table, "counts": counts, "seed": np.uint32(config.seed)}
+    places = functools.partial(batch_places, config, len(identity))
+    pictures, streamed = parts.train.images, isinstance(parts.train.images, PictureFiles)
+    function, count = functools.partial(train.evaluate, recipe), sum(map(len, parts.held_out.values()))
+    run = streaming.PerExample(
+        function, count, config.eval_batch_size, functools.partial(pictures_of, parts) if streamed else None
+    )
 
     def batch(data, step, key):
-        if config.sampler == "identity_balanced":
-            people, each = config.batch_identities, config.batch_frames
-            places = sampling.balanced_batch(key, data["table"], data["counts"], people, each)
-        else:
-            # Not `key`, which changes with the step: the order of a pass belongs to the run.
-            order = rng.stream(data["seed"], "order")
-            places = sampler.batch_indices(order, step, len(identity), config.batch_size)
-        return train.Batch(data["images"][places], data["labels"][places], data["identity"][places])
+        found = places(data, step, key)
+        return train.Batch(data["images"][found], data["labels"][found], data["identity"][found])
+
+    place_batch = jax.jit(places)
+
+    def host_batch(seed, step):
+        found = np.asarray(place_batch(sampled, step, rng.stream(seed, "batch", step)))
+        return train.Batch(pictures[found], frames["labels"][found], frames["identity"][found])
 
     selection = "validation" if "validation" in parts.held_out else "test"
 
@@ -67,28 +74,44 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         return report.finish(config, state, folder, outputs, recipe, parts.data, parts.train, parts.held_out)
 
     second = config.updates == 2
-    first = elim.first_matching_step(config.warm_up_start, config.warm_up_full) if config.method == "elim" else 0
+    # The baselines' second updates begin when ELIM's do, so that equal steps are equal numbers of updates.
+    first = elim.first_matching_step(config.warm_up_start, config.warm_up_full)
     steps = {0: functools.partial(train.train_step, recipe, second and first == 0)}
     if second and first:
         steps[first] = functools.partial(train.train_step, recipe, True)
     balanced = config.sampler == "identity_balanced"
+    in_memory = {"images": pictures, "held_out": pictures_of(parts, np.arange(count))} if not streamed else {}
     return Experiment(
-        data={
-            "images": parts.train.images,
-            "labels": labels_of(config, parts.train),
-            "identity": identity,
-            "held_out": held_out,
-            "table": table,
-            "counts": counts,
-            "seed": np.uint32(config.seed),
-        },
-        init=functools.partial(train.init, recipe, parts.train.images.shape[1:]),
+        data=frames | sampled | in_memory,
+        init=functools.partial(train.init, recipe, pictures.shape[1:]),
         train_step=steps,
         evaluate=evaluate,
-        batch=batch,
+        batch=None if streamed else batch,
+        host_batch=host_batch if streamed else None,
         batch_field="batch_identities times batch_frames" if balanced else "batch_size",
         finish=finish,
     )
+
+
+def batch_places(config: ConfigDict, count: int, data: Any, step: Any, key: Any) -> Any:
+    """Which of `count` frames make up the batch of a step, [B]; traceable."""
+    if config.sampler == "identity_balanced":
+        people, each = config.batch_identities, config.batch_frames
+        return sampling.balanced_batch(key, data["table"], data["counts"], people, each)
+    # Not `key`, which changes with the step: the order of a pass belongs to the run.
+    order = rng.stream(data["seed"], "order")
+    return sampler.batch_indices(order, step, count, config.batch_size)
+
+
+def pictures_of(parts: Parts, places: np.ndarray) -> np.ndarray:
+    """uint8 [m, H, W, 3] of these places among all held-out frames."""
+    first = next(iter(parts.held_out.values())).images
+    images = np.empty((len(places), *first.shape[1:]), np.uint8)
+    for name, within in parts.ranges.items():
+        rows = (places >= within.start) & (places < within.stop)
+        if rows.any():
+            images[rows] = parts.held_out[name].images[places[rows] - within.start]
+    return images
 
 
 def _outputs(run: Any, data: Any, parts: Parts, state: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -144,7 +167,11 @@ def labels_of(config: ConfigDict, split: Faces) -> np.ndarray:
 
 def moments(config: ConfigDict, split: Faces) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel in [0, 1]: the config's, or where it gives none the data's own."""
-    mean, std = channel_statistics(split.images)
+    if config.mean and config.std:
+        return tuple(config.mean), tuple(config.std)
+    streamed = isinstance(split.images, PictureFiles)
+    check(config, "mean", not streamed, "must be given, and std too, where table.stream leaves nothing to measure")
+    mean, std = channel_statistics(np.asarray(split.images))
     return tuple(config.mean) or mean, tuple(config.std) or std
 
 

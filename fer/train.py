@@ -269,9 +269,10 @@ def predict(recipe: Recipe, params: Any, statistics: Any, images: Array) -> dict
     return {"latents": latents, "scores": jax.nn.softmax(scores) if recipe.categorical else scores}
 
 
-def evaluate(recipe: Recipe, state: TrainState, data: Any, indices: Array) -> dict[str, Array]:
-    """Scores and latents of these held-out frames."""
-    return predict(recipe, state.params, state.model_state, data["held_out"][indices])
+def evaluate(recipe: Recipe, state: TrainState, data: Any, batch: Array) -> dict[str, Array]:
+    """Scores and latents of held-out frames: these places [b] in the data, or these pictures [b, H, W, C]."""
+    images = data["held_out"][batch] if batch.ndim == 1 else batch
+    return predict(recipe, state.params, state.model_state, images)
 
 
 def count_parameters(params: Any) -> int:

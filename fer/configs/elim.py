@@ -76,16 +76,23 @@ VARIANTS = {
     "official": OFFICIAL,
     "category": CATEGORY,
     "age": {"identity": "age"},
-    "aff_wild2_alexnet": {**PUBLISHED, **ALEXNET, "dataset": "aff_wild2"},
+    "aff_wild2_alexnet": {**PUBLISHED, **ALEXNET, "dataset": "aff_wild2", "table.stream": True},
     "aff_wild2_resnet18": {
         **PUBLISHED,
         "dataset": "aff_wild2",
+        "table.stream": True,
         "model.backbone": "resnet18",
         "batch_size": 16,
         "eval_every_steps": 15,
         "save_every_steps": 150,
     },
-    "aff_wild2_mixer": {**PUBLISHED, "dataset": "aff_wild2", "model.backbone": "mixer", "batch_size": 128},
+    "aff_wild2_mixer": {
+        **PUBLISHED,
+        "dataset": "aff_wild2",
+        "table.stream": True,
+        "model.backbone": "mixer",
+        "batch_size": 128,
+    },
     "afew_va_alexnet": {
         **PUBLISHED,
         **ALEXNET,
@@ -103,7 +110,7 @@ VARIANTS = {
         "eval_every_steps": 20,
         "save_every_steps": 200,
     },
-    "affectnet_alexnet": {**PUBLISHED, **ALEXNET, **CATEGORY, "dataset": "affectnet"},
+    "affectnet_alexnet": {**PUBLISHED, **ALEXNET, **CATEGORY, "dataset": "affectnet", "table.stream": True},
 }
 
 
@@ -158,7 +165,13 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.table = ConfigDict(  # read by the other data sets
-        {"label_scale": 1.0, "folds": 6, "fold": 0, "seen": True}
+        {
+            "label_scale": 1.0,  # 0.1 for labels from -10 to 10
+            "folds": 6,  # of people, where the file gives no splits
+            "fold": 0,  # that is tested
+            "seen": True,  # keep some frames of training people out, to measure the gap
+            "stream": False,  # read pictures in each step, for sets that do not fit into memory
+        }
     )
     config.image_size = 48
     config.mean = ()  # of normalisation, per channel in [0, 1]; (): measured on the training frames

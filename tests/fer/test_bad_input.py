@@ -95,7 +95,7 @@ def write(folder, rows, names=("path", "identity", "valence", "arousal"), pictur
 
 
 def people(count, frames=3):
-    return [[f"{who}_{i}.png", f"person{who}", 0.1 * i, -0.2] for who in range(count) for i in range(frames)]
+    return [[f"{who}_{i}.png", f"person{who}", 0.04 * i, -0.2] for who in range(count) for i in range(frames)]
 
 
 def refused(path, message, **options):

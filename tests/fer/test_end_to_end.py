@@ -120,3 +120,23 @@ def test_learns(method, tmp_path):
     folder = tmp_path / "run"
     cli.run("main", *cli.flags(method, folder, **fields))
     assert json.loads((folder / "results.json").read_text())["test_ccc"] > 0.4
+
+
+def test_pictures_read_in_each_step_give_the_same_run(tmp_path):
+    """From a CSV file, in memory and streamed."""
+    data = faces_of()
+    lines = ["path,identity,valence,arousal,split"]
+    for name, kind in (("train", "train"), ("validation", "validation"), ("test", "test")):
+        split = data.splits[name]
+        for i, (who, label) in enumerate(zip(split.identity, split.valence_arousal, strict=True)):
+            Image.fromarray(split.images[i]).save(tmp_path / f"{name}{i}.png")
+            lines.append(f"{name}{i}.png,{split.identity_names[who]},{label[0]},{label[1]},{kind}")
+    (tmp_path / "faces.csv").write_text("\n".join(lines) + "\n")
+    fields = {"dataset": "csv", "dataset_path": tmp_path / "faces.csv", "sampler": "uniform", "batch_size": 16}
+    fields |= {"mean": "(0.5, 0.5, 0.5)", "std": "(0.25, 0.25, 0.25)"}
+    for stream in (False, True):
+        cli.run("main", *cli.flags("elim", tmp_path / str(stream), **fields, **{"table.stream": stream}))
+    memory, streamed = tmp_path / "False", tmp_path / "True"
+    running.assert_same_arrays(running.state_on_disk(memory), running.state_on_disk(streamed), 1e-6)
+    results = [json.loads((folder / "results.json").read_text()) for folder in (memory, streamed)]
+    assert results[0] == pytest.approx(results[1], abs=1e-5)

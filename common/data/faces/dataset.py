@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
+from common.data.folder import read_pictures
 from common.data.request import Request
 from common.errors import UserError, did_you_mean
 
@@ -26,11 +28,39 @@ CATEGORIES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "anger",
 
 
 @dataclass(frozen=True, eq=False)
+class PictureFiles:
+    """Pictures of files, read whenever they are asked for, for sets that do not fit into memory.
+
+    Stands in for an array [n, S, S, 3] that is only looked up by rows.
+    """
+
+    files: tuple[Path, ...]
+    image_size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return len(self.files), self.image_size, self.image_size, 3
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, places: Any) -> np.ndarray:
+        """uint8 [m, S, S, 3], or [S, S, 3] for one place. Raises UserError for a picture that cannot be read."""
+        rows = np.atleast_1d(places)
+        images = read_pictures([self.files[int(row)] for row in rows], self.image_size, 3)
+        return images if np.ndim(places) else images[0]
+
+    def select(self, places: np.ndarray) -> PictureFiles:
+        """The files of these places."""
+        return PictureFiles(tuple(self.files[int(place)] for place in places), self.image_size)
+
+
+@dataclass(frozen=True, eq=False)
 class Faces:
     """Frames of one split.
 
     Attributes:
-      images: uint8 [n, H, W, 3].
+      images: uint8 [n, H, W, 3], or the files to read them from.
       valence_arousal: float32 [n, 2] in [-1, 1].
       identity: int32 [n], place among `identity_names`, which are sorted as text.
       category: int32 [n], place among CATEGORIES; -1 where it is not known.
@@ -38,7 +68,7 @@ class Faces:
       files: name of each frame.
     """
 
-    images: np.ndarray
+    images: np.ndarray | PictureFiles
     valence_arousal: Float32[np.ndarray, "n 2"]
     identity: Int32[np.ndarray, " n"]
     identity_names: tuple[str, ...]
@@ -51,14 +81,15 @@ class Faces:
 
     def take(self, places: Int[np.ndarray, " m"]) -> Faces:
         """The frames of these places; identities keep their numbers."""
+        streamed = isinstance(self.images, PictureFiles)
         return Faces(
-            self.images[places],
+            self.images.select(places) if streamed else self.images[places],
             self.valence_arousal[places],
             self.identity[places],
             self.identity_names,
             self.category[places],
             self.age[places],
-            tuple(self.files[place] for place in places),
+            tuple(self.files[int(place)] for place in places),
         )
 
 

@@ -122,7 +122,7 @@ def draw_person(seed: int, number: int, curvature_std: float, gain_std: float) -
     )
 
 
-def express(person: Person, valence: float, arousal: float) -> Expression:
+def express(person: Person, valence: float | int, arousal: float | int) -> Expression:
     """How this person looks with these feelings.
 
     Mouth, eyes and brows carry the person's offsets and gains; cheek folds, teeth and frown lines are everybody's.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.faces.dataset import CATEGORIES, SPLITS, FaceData, Faces, number
+from common.data.faces.dataset import CATEGORIES, SPLITS, FaceData, Faces, PictureFiles, number
 from common.data.folder import read_pictures
 from common.data.request import Request
 from common.errors import UserError, did_you_mean
@@ -18,7 +18,7 @@ from common.errors import UserError, did_you_mean
 COLUMNS = ("path", "identity", "valence", "arousal")
 _SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 _BLOCK = 4  # frames; of every fifth block of a person in training none is trained on ("seen")
-DEFAULTS: dict[str, object] = {"label_scale": 1.0, "folds": 6, "fold": 0, "seen": True}
+DEFAULTS: dict[str, object] = {"label_scale": 1.0, "folds": 6, "fold": 0, "seen": True, "stream": False}
 
 
 class Row(NamedTuple):
@@ -41,7 +41,8 @@ def load(request: Request) -> FaceData:
     into `folds` parts: number `fold` is tested, the next one chooses the best epoch, the others are trained on.
 
     Options: `label_scale` (1.0; 0.1 for labels from -10 to 10), `folds` (6, the 5:1 of the paper), `fold` (0), `seen`
-    (True: every fifth block of four frames of a training person is kept out, to measure the gap between people).
+    (True: every fifth block of four frames of a training person is kept out, to measure the gap between people),
+    `stream` (False; True: pictures are read in each step, for sets that do not fit into memory).
 
     Raises:
       UserError: no file, a missing column, labels outside [-1, 1] or not finite, too few people, missing or damaged
@@ -134,7 +135,7 @@ def make(request: Request, rows: Sequence[Row], options: dict, *, licence: str, 
     for name in SPLITS:
         places = np.flatnonzero(of_rows == name)
         if len(places):
-            splits[name] = _read_split([rows[int(place)] for place in places], request.image_size)
+            splits[name] = _read_split([rows[int(place)] for place in places], request.image_size, options["stream"])
     if len(splits["train"].identity_names) < 2:
         raise UserError(
             f"{source} has 1 identity to train on, but at least 2 are needed: identities are matched to one another."
@@ -196,10 +197,11 @@ def _keep_out(rows: Sequence[Row], of_rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def _read_split(rows: Sequence[Row], image_size: int) -> Faces:
+def _read_split(rows: Sequence[Row], image_size: int, stream: bool) -> Faces:
     identity, names = number([row.identity for row in rows])
+    files = tuple(row.file for row in rows)
     return Faces(
-        images=read_pictures([row.file for row in rows], image_size, 3),
+        images=PictureFiles(files, image_size) if stream else read_pictures(files, image_size, 3),
         valence_arousal=np.array([(row.valence, row.arousal) for row in rows], np.float32),
         identity=identity,
         identity_names=names,
