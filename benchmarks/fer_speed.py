@@ -69,7 +69,7 @@ def make(fields: dict[str, Any], people: int, frames: int) -> tuple[Callable[[],
         jnp.asarray(random.uniform(-1, 1, (people * frames, 2)).astype(np.float32)),
         jnp.asarray(np.repeat(np.arange(people), frames).astype(np.int32)),
     )
-    state = jax.jit(lambda key: train.init(recipe, (side, side, 3), None, key))(jax.random.key(0))
+    state = jax.jit(lambda key: train.init(recipe, (side, side, 3), {}, key))(jax.random.key(0))
     step = functools.partial(train.train_step, recipe, config.updates == 2)
     started = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, None, batch, jax.random.key(1)).compile()

@@ -65,6 +65,8 @@ def _check_model(config: ConfigDict) -> None:
     check(config, "augmentation.crop_padding", padding >= 0, "must not be negative")
     check(config, "augmentation.crop_padding", not (crop and padding), "must be 0 where augmentation.crop is set")
     check(config, "augmentation.flip", 0 <= config.augmentation.flip <= 1, "must lie in 0..1")
+    named = config.model.backbone in ("alexnet", "resnet18")
+    check(config, "encoder_weights", named or config.encoder_weights == "random", 'must be "random" for this backbone')
     side, backbone = crop or config.image_size, config.model.backbone
     field = "augmentation.crop" if crop else "image_size"
     if backbone == "cnn":

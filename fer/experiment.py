@@ -19,7 +19,7 @@ from common.data.faces import Faces, PictureFiles
 from common.errors import UserError
 from common.experiment import Experiment, TrainState
 from fer import check as checks
-from fer import elim, grouping, matching, models, report, sampling, train
+from fer import elim, grouping, matching, models, report, sampling, train, weights
 
 
 class Parts(NamedTuple):
@@ -57,6 +57,8 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         found = places(data, step, key)
         return train.Batch(data["images"][found], data["labels"][found], data["identity"][found])
 
+    init = functools.partial(train.init, recipe, pictures.shape[1:])
+    pretrained = {"encoder": weights.encoder_weights(config, recipe.network)}
     place_batch = jax.jit(places)
 
     def host_batch(seed, step):
@@ -71,7 +73,8 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
 
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
         outputs = functools.partial(_outputs, run, data, parts)
-        return report.finish(config, state, folder, outputs, recipe, parts.data, parts.train, parts.held_out)
+        untrained = init(data, rng.stream(config.seed, "untrained"))
+        return report.finish(config, state, folder, outputs, untrained, recipe, parts.data, parts.held_out)
 
     second = config.updates == 2
     # The baselines' second updates begin when ELIM's do, so that equal steps are equal numbers of updates.
@@ -82,8 +85,8 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     balanced = config.sampler == "identity_balanced"
     in_memory = {"images": pictures, "held_out": pictures_of(parts, np.arange(count))} if not streamed else {}
     return Experiment(
-        data=frames | sampled | in_memory,
-        init=functools.partial(train.init, recipe, pictures.shape[1:]),
+        data=frames | sampled | in_memory | pretrained,
+        init=init,
         train_step=steps,
         evaluate=evaluate,
         batch=None if streamed else batch,

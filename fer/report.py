@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from common import parallel, plots, rng
+from common import parallel, plots
 from common.checkpoint import read_run
 from common.data.faces import CATEGORIES, FaceData, Faces
 from common.experiment import TrainState
@@ -37,9 +37,9 @@ def finish(
     state: TrainState,
     folder: Path,
     outputs_of: Callable[[Any], Outputs],
+    untrained: TrainState,
     recipe: train.Recipe,
     data: FaceData,
-    learned: Faces,
     held_out: Mapping[str, Faces],
 ) -> dict[str, float]:
     """Test the last step (the headline) and the best one by `best_metric` on the validation people.
@@ -48,7 +48,7 @@ def finish(
     """
     best_step, saved = read_run(folder, "best")
     best_state = state.replace(params=saved["params"], model_state=saved["model_state"])
-    last, best = outputs_of(state), outputs_of(best_state)
+    before, last, best = outputs_of(untrained), outputs_of(state), outputs_of(best_state)
     results = {"best_step": float(best_step), "parameters": float(train.count_parameters(state.params))}
     headline = "accuracy" if config.task == "category" else "ccc"
     for name, split in held_out.items():
@@ -59,12 +59,8 @@ def finish(
         results["identity_gap"] = results[f"seen_{headline}"] - results[f"test_{headline}"]
     if parallel.is_main():
         plots.training_curves(folder / "metrics.jsonl", folder / "figures" / "training.png")
-        untrained = train.init(recipe, learned.images.shape[1:], None, rng.stream(config.seed, "untrained"))
-        before = outputs_of(untrained)
         figures.draw_all(config, folder / "figures", recipe, state, data, held_out, before, last)
         (folder / DESCRIPTION).write_text(json.dumps(describe(config, recipe, data), indent=1) + "\n")
-    else:
-        outputs_of(train.init(recipe, learned.images.shape[1:], None, rng.stream(config.seed, "untrained")))
     return results
 
 

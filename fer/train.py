@@ -67,10 +67,14 @@ class Running(NamedTuple):
 
 
 def init(recipe: Recipe, image_shape: tuple[int, int, int], data: Any, key: Array) -> TrainState:
-    """Fresh parameters, running statistics and optimiser."""
+    """Fresh parameters, running statistics and optimiser; the encoder's own are `data`'s where it brings any."""
     side = recipe.augmentation.crop or image_shape[0]
     variables: Any = recipe.network.init(key, jnp.zeros((1, side, side, image_shape[2])))
-    params, statistics = variables["params"], variables.get("batch_stats", {})
+    encoder = data.get("encoder", {})
+    params, statistics = (
+        {**variables.get(kind, {}), **({"encoder": encoder[kind]} if kind in encoder else {})}
+        for kind in ("params", "batch_stats")
+    )
     return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params), statistics)
 
 

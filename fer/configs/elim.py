@@ -82,6 +82,7 @@ VARIANTS = {
         "dataset": "aff_wild2",
         "table.stream": True,
         "model.backbone": "resnet18",
+        "encoder_weights": "resnet18:tv_in1k",
         "batch_size": 16,
         "eval_every_steps": 15,
         "save_every_steps": 150,
@@ -197,6 +198,10 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
 
+    config.encoder_weights = (
+        "random"  # "resnet18:tv_in1k" (ImageNet, from the hub), or the file of torchvision's weights
+    )
+
     # Training; rates are of the iteration, whatever its number of updates
     config.optimizer = ConfigDict(
         {
@@ -228,7 +233,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
     # Where it starts and what it writes beside metrics.jsonl
     config.resume_from = ""  # work directory whose whole state is continued
-    config.init_from = ""  # work directory, or PyTorch's ImageNet weights of "alexnet" and "resnet18"
+    config.init_from = ""  # work directory whose parameters are taken
     config.tensorboard = True  # if tensorboardX is installed
     config.wandb_project = ""
     return select(config, variant, VARIANTS)

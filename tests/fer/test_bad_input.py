@@ -62,6 +62,7 @@ def test_variants_are_fine(variant):
         ({"augmentation.crop": 25}, "config.augmentation.crop is 25, but must lie in 0..24"),
         ({"augmentation.crop": 20}, "config.augmentation.crop_padding is 2, but must be 0 where"),
         ({"augmentation.flip": 1.5}, "config.augmentation.flip is 1.5"),
+        ({"encoder_weights": "resnet18:tv_in1k"}, "config.encoder_weights is .* must be .random. for this backbone"),
         ({"projection": "umap"}, "config.projection is 'umap', but must be one of 'pca', 'tsne'"),
     ],
 )

@@ -5,13 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from common import pretrained
+from common.errors import UserError
 from common.models.alexnet import AlexNet, adaptive_average_pool
 from common.models.resnet import ResNet
+from fer import train, weights
 from fer.configs import elim
-from fer.experiment import make_network
+from fer.experiment import make_network, make_recipe
 from fer.mixer import Mixer
 from fer.models import Header, LatentRegressor
-from tests.fer import official
+from tests.fer import cli, official
 
 TOLERANCE = 1e-4
 
@@ -105,3 +108,33 @@ def test_mixer_b16_has_the_official_size():
     mixer = 16 * 16 * 3 * width + width + 12 * (token + channel + 4 * width) + 2 * width + width * 512
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == mixer + HEADER
     assert "regressor" not in shapes["params"]
+
+
+@pytest.mark.parametrize("backbone", ["alexnet", "resnet18"])
+def test_published_weights_of_an_encoder(backbone, tmp_path):
+    config = cli.config(
+        **{"model.backbone": backbone, "image_size": 64, "encoder_weights": str(tmp_path / "a.safetensors")}
+    )
+    network = make_network(config)
+    shapes = jax.eval_shape(network.encoder.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    kept = {}
+
+    def read(name, shape):
+        name = name.removeprefix("resnet.").replace("last_linear", "fc")
+        kept[name] = np.ascontiguousarray(official.formula(name, shape), np.float32)
+        return kept[name]
+
+    expected = {kind: official.load(tree, read) for kind, tree in shapes.items()}
+    more = {"classifier.1.weight": np.zeros((3, 3), np.float32)} if backbone == "alexnet" else {}
+    pretrained.save_safetensors(tmp_path / "a.safetensors", kept | more)
+    found = weights.encoder_weights(config, network)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    recipe = make_recipe(config, (0.5,) * 3, (0.5,) * 3)
+    state = jax.eval_shape(
+        lambda data, key: train.init(recipe, (64, 64, 3), data, key), {"encoder": found}, jax.random.key(0)
+    )
+    assert jax.tree.structure(state.params["encoder"]) == jax.tree.structure(found["params"])
+    kept.popitem()
+    pretrained.save_safetensors(tmp_path / "a.safetensors", kept)
+    with pytest.raises(UserError, match=r"does not fit the network \(1 missing"):
+        weights.encoder_weights(config, network)
