@@ -18,7 +18,7 @@ from fer import grouping, matching, metrics, train
 
 Outputs = Mapping[str, Mapping[str, np.ndarray]]
 _FRAMES = 8  # of each person in the figure of the plan
-_PEOPLE = 10  # coloured in the figure of features
+_PEOPLE, _POINTS = 10, 500  # in the figure of features
 
 
 def draw_all(
@@ -102,7 +102,8 @@ def project(latents: Float[np.ndarray, "n d"], kind: str) -> Float[np.ndarray, "
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(latents) - 1) / 3)
-        return TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(latents)
+        # The exact form: the approximate one's threads wait for each other for minutes on a busy machine.
+        return TSNE(2, perplexity=perplexity, init="pca", random_state=0, method="exact").fit_transform(latents)
     centred = latents - latents.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     return centred @ axes[:2].T
@@ -112,6 +113,7 @@ def draw_features(path: Path, latents: Mapping[str, np.ndarray], split: Faces, c
     """Features of people never trained on, by person and by valence (or category), before and after training."""
     people = np.unique(split.identity)[:_PEOPLE]
     chosen = np.flatnonzero(np.isin(split.identity, people))
+    chosen = chosen[:: -(-len(chosen) // _POINTS)]
     with mpl.rc_context(plots.STYLE):
         fig, axes = plots.figure(8.4, 7.2)
         axes.remove()

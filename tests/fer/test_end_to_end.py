@@ -73,7 +73,7 @@ def test_predictions(finished, tmp_path):
 @pytest.mark.slow
 def test_categories_with_age_bins(tmp_path):
     folder = tmp_path / "run"
-    fields = {"task": "category", "identity": "age", "best_metric": "accuracy", "projection": "tsne"}
+    fields = {"task": "category", "identity": "age", "best_metric": "accuracy"}
     people = {"faces.train_identities": 8, "batch_identities": 2, "identities": 2}
     cli.run("main", *cli.flags("elim", folder, **fields, **people))
     results = json.loads((folder / "results.json").read_text())
