@@ -33,6 +33,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.pillow_augmentation import augment_image
+from benchmarks.timing import time_in_turn
 from common import huge_pages
 from common.experiment import TrainState
 from vit_small import experiment, train
@@ -153,20 +154,6 @@ def pillow_run(data: dict[str, Any]) -> Callable[[], float]:
         return float(np.mean([augment_image(image, random, "cifar10").mean() for image in data["images"]]))
 
     return run
-
-
-def time_in_turn(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Wall and CPU milliseconds of a step of each in turn; a first step of each is not counted but its loss kept."""
-    rows: dict[str, dict[str, Any]] = {
-        name: {"first_loss": run(), "wall_ms": [], "cpu_ms": []} for name, run in runs.items()
-    }
-    for _ in range(repeats):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            rows[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall))
-            rows[name]["cpu_ms"].append(1e3 * (time.process_time() - cpu))
-    return rows
 
 
 def check_losses(rows: dict[str, dict[str, Any]], names: dict[str, list[str]]) -> None:

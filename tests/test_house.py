@@ -1,6 +1,7 @@
 """The rules of the house, checked on the files themselves."""
 
 import ast
+import importlib
 import re
 import statistics
 import subprocess
@@ -8,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-import common
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.parent.name for path in ROOT.glob("*/main.py"))
@@ -161,8 +160,9 @@ def test_seeds_do_not_depend_on_the_process():
         assert "hash" not in {node.func.id for node in calls if isinstance(node.func, ast.Name)}, path
 
 
-def test_common_is_ours_and_hides_no_module_of_python():
-    assert Path(common.__file__).parent == ROOT / "common"
+def test_packages_are_ours_and_hide_no_module_of_python():
+    for package in PACKAGES:  # `common` and `fer` are also names of other distributions
+        assert Path(importlib.import_module(package).__file__ or "").parent == ROOT / package
     assert not set(PACKAGES) & sys.stdlib_module_names
     # Modules inside packages are safe with absolute imports, unless their folder itself is put on the path.
     top = {path.stem for path in ROOT.glob("*.py")}

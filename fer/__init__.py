@@ -1,0 +1,1 @@
+"""Facial expression recognition that does not depend on who the person is: ELIM."""
