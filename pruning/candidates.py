@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from common import parallel
-from pruning.graph import Graph, Shape
-from pruning.models.network import GatedBlock, Head, Network, block_masks
+from pruning import pieces
+from pruning.graph import Graph
+from pruning.models.network import Network, block_masks
 
 FORMS = ("one_by_one", "batched", "prefix")
 AUTOMATIC = {"cpu": "prefix"}  # other backends: "batched"
@@ -54,21 +55,21 @@ class Evaluator:
     def _one_by_one(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> list[Array]:
         return [whole(self.graph, variables, images, {**masks, gate: mask}) for gate, mask in changes]
 
-    def _batched(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> Array:
-        chunks = []
+    def _batched(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> list[np.ndarray]:
+        chunks: list[np.ndarray] = []
         for first in range(0, len(changes), self.chunk):
             some = changes[first : first + self.chunk]
             padded = [*some, *[some[-1]] * (self.chunk - len(some))]
             stacked = {name: np.repeat(np.asarray(mask)[None], self.chunk, 0) for name, mask in masks.items()}
             for row, (gate, mask) in enumerate(padded):
                 stacked[gate][row] = mask
-            chunks.append(_many(self.graph, variables, images, stacked)[: len(some)])
-        return jnp.concatenate(chunks)
+            chunks.extend(np.asarray(_many(self.graph, variables, images, stacked))[: len(some)])
+        return chunks
 
     def _prefix(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> list[Array]:
         starts = [self.graph.first_block[gate] for gate, _ in changes]
         logits: dict[int, Array] = {}
-        x = _placed(images)
+        x = pieces.split_over_devices(images)
         for i in range(max(starts) + 1):
             for j in (j for j, start in enumerate(starts) if start == i):
                 gate, mask = changes[j]
@@ -80,12 +81,11 @@ class Evaluator:
         for i in range(first, len(self.graph.blocks)):
             x = self._block(variables, x, masks, i)
         last = self.graph.blocks[-1].out_gate
-        return _head(self.graph.num_classes, variables["params"]["fc"], x, masks[last])
+        return pieces.run_head(self.graph.num_classes, variables["params"]["fc"], x, masks[last])
 
     def _block(self, variables: Any, x: Array, masks: Masks, i: int) -> Array:
         block = self.graph.blocks[i]
-        own = {kind: variables[kind][block.name] for kind in ("params", "batch_stats")}
-        return _one_block(block.shape, own, x, block_masks(block, masks))
+        return pieces.run_block(block.shape, pieces.variables_of(block, variables), x, block_masks(block, masks))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -103,20 +103,3 @@ def _many(
     images = jnp.broadcast_to(parallel.constrain_batch(images)[None], (count, *images.shape))
     logits: Any = Network(graph, batch_statistics=True).apply(variables, images, masks)
     return logits
-
-
-@jax.jit
-def _placed(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    return parallel.constrain_batch(images)
-
-
-@partial(jax.jit, static_argnums=0)
-def _one_block(shape: Shape, variables: Any, x: Array, masks: tuple[Any, Any, Any]) -> Array:
-    y: Any = GatedBlock(shape, batch_statistics=True).apply(variables, x, *masks)
-    return y
-
-
-@partial(jax.jit, static_argnums=0)
-def _head(num_classes: int, params: Any, x: Array, mask: Array) -> Array:
-    y: Any = Head(num_classes).apply({"params": params}, x, mask)
-    return y

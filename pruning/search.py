@@ -9,7 +9,6 @@ after the first step. Source: paper, Algorithm 1; official code (spec section 5)
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from common.errors import UserError
 from pruning import marking
-from pruning.candidates import Evaluator, whole
+from pruning.candidates import Evaluator
 from pruning.graph import Gate, Graph
-from pruning.importance import Evidence, Scores, gate_scores
+from pruning.importance import Evidence, gate_scores
 from pruning.masks import keep_count, mask, ranks
 from pruning.objective import divisor, measure, update_ensemble
 
@@ -145,11 +144,25 @@ def begin(
 
     The official code stores the rates of the last candidate of its first step there (spec section 11, 3).
     """
+    logits = current_logits(search, progress, variables, images)
+    return _record(progress._replace(ensemble=logits), -1, _measure(search, logits[None], labels, None), 0)
+
+
+def append(
+    search: Search, progress: Progress, variables: Any, images: Float[Array, "n h w c"], labels: Int[Any, " n"]
+) -> Progress:
+    """A row of the history for the current network, however it was found."""
+    logits = current_logits(search, progress, variables, images)
+    return _record(progress, -1, _measure(search, logits[None], labels, None), 0)
+
+
+def current_logits(
+    search: Search, progress: Progress, variables: Any, images: Float[Array, "n h w c"]
+) -> Float[np.ndarray, "n classes"]:
+    """Logits of the current network."""
     masks = masks_of(search.graph, progress.ranks, progress.keeps)
     gate = search.graph.gates[0].name
-    logits = search.evaluator(variables, images, masks, [(gate, masks[gate])])
-    measured = _measure(search, logits, labels, None)
-    return _record(progress._replace(ensemble=logits[0]), -1, measured, 0)
+    return search.evaluator(variables, images, masks, [(gate, masks[gate])])[0]
 
 
 def greedy_step(
@@ -161,10 +174,23 @@ def greedy_step(
     key: Array,
 ) -> tuple[Progress, Decision]:
     """One gate gives up channels. Raises UserError if none can."""
-    graph, settings = search.graph, search.settings
-    masks = masks_of(graph, progress.ranks, progress.keeps)
-    teacher = None if settings.teacher == "none" else np.asarray(progress.ensemble)
+    masks = masks_of(search.graph, progress.ranks, progress.keeps)
+    teacher = None if search.settings.teacher == "none" else np.asarray(progress.ensemble)
     scores = total_scores(search, variables, masks, images, labels, teacher, key)
+    return decide(search, progress, variables, images, labels, scores)
+
+
+def decide(
+    search: Search,
+    progress: Progress,
+    variables: Any,
+    images: Float[Array, "n h w c"],
+    labels: Int[Any, " n"],
+    scores: Mapping[str, Float[np.ndarray, " c"]],
+) -> tuple[Progress, Decision]:
+    """A step whose importance scores are given: candidates, their score on D_val, and the best of them."""
+    graph, settings = search.graph, search.settings
+    teacher = None if settings.teacher == "none" else np.asarray(progress.ensemble)
     rank = {name: ranks(score) for name, score in scores.items()}
     mass, threshold, candidates = propose(search, scores, progress)
     changes = [(graph.gates[c.gate].name, mask(rank[graph.gates[c.gate].name], c.keep)) for c in candidates]
@@ -203,14 +229,9 @@ def total_scores(
         part = slice(first, first + size)
         some = None if teacher is None else teacher[part]
         evidence = Evidence(variables, masks, images[part], labels[part], some, key)
-        for name, score in jax.device_get(_batch_scores(search.graph, search.settings.criterion, evidence)).items():
+        for name, score in jax.device_get(gate_scores(search.graph, search.settings.criterion, evidence)).items():
             totals[name] = totals.get(name, 0.0) + score / np.float32(divided)
     return totals
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _batch_scores(graph: Graph, criterion: str, evidence: Evidence) -> Scores:
-    return gate_scores(graph, criterion, evidence)
 
 
 def propose(
@@ -280,11 +301,6 @@ def first_best(scores: Float[np.ndarray, " k"]) -> int:
     Ties are real: gates with several dead filters can all give one up without any change of the score.
     """
     return int(np.argmax(scores <= scores.min() + TIE * abs(scores.min())))
-
-
-def logits_of(search: Search, progress: Progress, variables: Any, images: Float[Array, "n h w c"]) -> Array:
-    """Logits of the current network with the statistics of this one batch."""
-    return whole(search.graph, variables, images, masks_of(search.graph, progress.ranks, progress.keeps))
 
 
 def _measure(
