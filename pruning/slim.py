@@ -21,7 +21,7 @@ from pruning.masks import TINY
 from pruning.models.network import MOMENTUM, Network
 
 PyTree = Any
-Kept = dict[str, Int[np.ndarray, " w"]]  # gate -> indices of the surviving channels, ascending
+Kept = dict[str, Int[np.ndarray, " _"]]  # gate -> indices of the surviving channels, ascending
 
 
 def keep_indices(graph: Graph, rank: Mapping[str, Any], keep: Mapping[str, int], round_to: int = 1) -> Kept:
