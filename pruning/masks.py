@@ -4,7 +4,6 @@ A gate's state is a rank (a permutation of its channels, 0 = most important) and
 official code (spec section 4); section 12 for the form with shared kernels.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,9 +14,10 @@ from jaxtyping import Array, Float, Int
 TINY = 1e-12
 
 
-def ranks(score: Float[Array, " c"]) -> Int[Array, " c"]:
+def ranks(score: Float[Any, " c"]) -> Int[np.ndarray, " c"]:
     """Rank of each channel, 0 = highest score; of equal scores the lower index comes first."""
-    return jnp.argsort(jnp.argsort(-score, stable=True), stable=True)
+    order = np.argsort(-np.asarray(score), kind="stable")
+    return np.argsort(order, kind="stable").astype(np.int32)
 
 
 def keep_count(channels: int, rate: float) -> int:
@@ -29,20 +29,20 @@ def keep_count(channels: int, rate: float) -> int:
     return int(np.count_nonzero(np.arange(channels, dtype=np.float32) < bound))
 
 
-def mask(rank: Int[Array, "*k c"], keep: Int[Array, "*k"] | int) -> Float[Array, "*k c"]:
+def mask(rank: Int[np.ndarray, " c"], keep: int | np.integer) -> Float[np.ndarray, " c"]:
     """1 for the `keep` channels of lowest rank, 0 for the others."""
-    return (rank < jnp.asarray(keep)[..., None]).astype(jnp.float32)
+    return (rank < keep).astype(np.float32)
 
 
 def masked_kernel(
     kernel: Float[Array, "*window i o"], in_mask: Float[Array, " i"] | None, out_mask: Float[Array, " o"] | None
 ) -> Float[Array, "*window i o"]:
     """The kernel with masked channels at 0 and the others scaled so that its Frobenius norm is what it was."""
-    masked = kernel
+    masked, window = kernel, tuple(range(kernel.ndim - 2))
     if in_mask is not None:
-        masked = masked * in_mask[:, None]
+        masked = masked * jnp.expand_dims(in_mask, (*window, -1))
     if out_mask is not None:
-        masked = masked * out_mask
+        masked = masked * jnp.expand_dims(out_mask, (*window, -2))
     norm = jnp.sqrt(jnp.sum(kernel**2))
     return masked * lax.rsqrt(jnp.maximum(jnp.sum(masked**2), TINY)) * norm
 
@@ -52,8 +52,8 @@ def norm_scales(
 ) -> Float[Array, " k"]:
     """What `masked_kernel` multiplies by, for each of k candidates: sqrt(sum Q / (m_in^T Q m_out)), Q = sum of k^2."""
     energy = jnp.sum(kernel**2, axis=tuple(range(kernel.ndim - 2)))
-    rows = energy[None] if in_mask is None else in_mask[:, :, None] * energy
-    kept = rows.sum(1) if out_mask is None else rows.sum(1) * out_mask
+    rows = energy.sum(0)[None] if in_mask is None else in_mask @ energy
+    kept = rows if out_mask is None else rows * out_mask
     return jnp.sqrt(energy.sum() / jnp.maximum(kept.sum(1), TINY))
 
 
@@ -102,15 +102,3 @@ def masked_dense(
     if x.ndim == 2:
         return x @ masked_kernel(kernel, in_mask, None)
     return x @ kernel * norm_scales(kernel, in_mask, None)[:, None, None]
-
-
-def full_masks(gates: Any) -> dict[str, Float[Array, " c"]]:
-    """Masks that keep every channel."""
-    return {gate.name: jnp.ones(gate.channels) for gate in gates}
-
-
-def all_masks(
-    rank: Mapping[str, Int[Array, "*k c"]], keep: Mapping[str, Int[Array, "*k"] | int]
-) -> dict[str, Float[Array, "*k c"]]:
-    """Mask of every gate."""
-    return {name: mask(rank[name], keep[name]) for name in rank}
