@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_latency_table(saved):
     assert text.splitlines()[5].startswith("| slim, widths rounded to 8 | ")
     x = jnp.asarray(networks.formula("images", 2, 12, 12, 3))
     for name in ("masked", "slim"):
-        assert forms[name].call(forms[name].arguments, x).shape == (2, 4)
+        assert forms[name].call(jax.device_put(forms[name].arguments), x).shape == (2, 4)
 
 
 @pytest.mark.parametrize("bad", [{"runs": 0}, {"batch_sizes": ()}, {"batch_sizes": (4, 0)}])
