@@ -4,8 +4,8 @@
   element that BatchNorm normalises; its moving statistics count as parameters.
 "macs": what most tools print. Multiply-accumulates of convolutions and the dense layer; trainable parameters.
 
-Sums, activations, pooling and biases cost nothing in either. Whole numbers throughout. Widths may be arrays, so that all
-candidates of a search step are counted at once. Source: official code.
+Sums, activations, pooling and biases cost nothing in either. Whole numbers throughout. Widths may be arrays, so that
+all candidates of a search step are counted at once. Source: official code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -90,7 +90,7 @@ def flops_of(
 
 
 def positions_of_layers(graph: Graph, side: int) -> Iterator[int]:
-    """Pixels of each layer's output, in the order of `graph.layers`: 'SAME' padding, so a stride divides, rounded up."""
+    """Pixels of each layer's output, in the order of `graph.layers`: 'SAME' padding, a stride divides, rounded up."""
     for block in graph.blocks:
         shape, branch = block.shape, side
         if shape.projection is not None:

@@ -52,6 +52,9 @@ def _wanted(graph: Graph) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
         for theirs, ours in _TENSORS.items():
             part = "stats" if ours in ("mean", "var") else "params"
             wanted[part, *placed.norm_path, ours] = (f"{prefix}/{theirs}", (layer.channels,))
-    wanted["params", "fc", "kernel"] = ("fc/kernel", (graph.gate(graph.blocks[-1].out_gate).channels, graph.num_classes))
+    wanted["params", "fc", "kernel"] = (
+        "fc/kernel",
+        (graph.gate(graph.blocks[-1].out_gate).channels, graph.num_classes),
+    )
     wanted["params", "fc", "bias"] = ("fc/biases", (graph.num_classes,))
     return wanted

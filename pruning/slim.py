@@ -21,12 +21,10 @@ from pruning.masks import TINY
 from pruning.models.network import MOMENTUM, Network
 
 PyTree = Any
-Kept = dict[str, Int[np.ndarray, " w"]]  # gate -> indices of the surviving channels, ascending
+Kept = dict[str, Int[np.ndarray, " _"]]  # gate -> indices of the surviving channels, ascending
 
 
-def keep_indices(
-    graph: Graph, rank: Mapping[str, Any], keep: Mapping[str, int], round_to: int = 1
-) -> Kept:
+def keep_indices(graph: Graph, rank: Mapping[str, Any], keep: Mapping[str, int], round_to: int = 1) -> Kept:
     """Indices of the `keep` channels of lowest rank in each gate, in the channels' own order.
 
     Args:
@@ -73,9 +71,9 @@ def masks_of(graph: Graph, kept: Kept) -> dict[str, Float[Array, " c"]]:
 
 
 def slice_variables(graph: Graph, params: PyTree, batch_stats: PyTree, kept: Kept) -> tuple[PyTree, PyTree]:
-    """(params, batch_stats) of the slim network; sliced kernels are scaled to the Frobenius norm of the whole ones."""
+    """(params, batch_stats) of the slim network as NumPy arrays; kernels keep the Frobenius norm of the whole ones."""
     _check_gates(graph, kept, "choice of channels")
-    new = {"params": flatten_dict(params), "stats": flatten_dict(batch_stats)}
+    new: dict[str, Any] = {"params": flatten_dict(params), "stats": flatten_dict(batch_stats)}
     for placed in graph.layers:
         depthwise = placed.layer.kind == "depthwise"
         ins = None if depthwise or placed.in_gate is None else kept[placed.in_gate]
@@ -84,7 +82,7 @@ def slice_variables(graph: Graph, params: PyTree, batch_stats: PyTree, kept: Kep
         new["params"][kernel] = _slice_kernel(new["params"][kernel], ins, outs)
         for part, leaf in (("params", "scale"), ("params", "bias"), ("stats", "mean"), ("stats", "var")):
             name = (*placed.norm_path, leaf)
-            new[part][name] = jnp.asarray(new[part][name])[outs]
+            new[part][name] = np.asarray(new[part][name])[outs]
     head = ("fc", "kernel")
     new["params"][head] = _slice_kernel(new["params"][head], kept[graph.blocks[-1].out_gate], None)
     return unflatten_dict(new["params"]), unflatten_dict(new["stats"])
@@ -92,12 +90,12 @@ def slice_variables(graph: Graph, params: PyTree, batch_stats: PyTree, kept: Kep
 
 def _slice_kernel(
     kernel: Any, ins: Int[np.ndarray, " w"] | None, outs: Int[np.ndarray, " v"] | None
-) -> Float[Array, "*window i o"]:
-    full = jnp.asarray(kernel)
+) -> Float[np.ndarray, "*window i o"]:
+    full = np.asarray(kernel)
     part = full if ins is None else full[..., ins, :]
     part = part if outs is None else part[..., outs]
-    norm = jnp.sqrt(jnp.sum(full**2))
-    return part * jax.lax.rsqrt(jnp.maximum(jnp.sum(part**2), TINY)) * norm
+    squares = np.sum(np.square(part), dtype=np.float64), np.sum(np.square(full), dtype=np.float64)
+    return (part * np.sqrt(squares[1] / max(squares[0], TINY))).astype(full.dtype)
 
 
 def recalibrate_bn(
@@ -116,7 +114,7 @@ def recalibrate_bn(
     network = Network(graph, batch_statistics=True)
 
     @jax.jit
-    def moments(params, images):
+    def moments(params, batch_stats, images):
         # From statistics of 0, one update leaves 1 - momentum of the batch's own.
         zeros = jax.tree.map(jnp.zeros_like, batch_stats)
         _, changed = network.apply({"params": params, "batch_stats": zeros}, images, mutable=["batch_stats"])
@@ -124,7 +122,7 @@ def recalibrate_bn(
 
     total, count = None, 0
     for count, images in enumerate(batches, 1):  # noqa: B007
-        found = moments(params, images)
+        found = moments(params, batch_stats, images)
         total = found if total is None else jax.tree.map(jnp.add, total, found)
     if total is None:
         raise UserError("BatchNorm statistics cannot be estimated without images: give at least one batch.")

@@ -1,4 +1,4 @@
-"""Architectures by name, each a gate graph that `network.Network` computes: name -> (num_classes, channels) -> Graph."""
+"""Architectures by name, each a gate graph that `network.Network` computes: (num_classes, channels) -> Graph."""
 
 from collections.abc import Callable
 from functools import partial

@@ -21,7 +21,7 @@ def imagenet_resnet(depth: int, num_classes: int = 1000, image_channels: int = 3
     """
     if depth not in BLOCKS:
         raise ValueError(f"depth is {depth}, but must be one of {', '.join(map(str, BLOCKS))}.")
-    build, kind = (bottleneck, "Bottleneck") if depth in _BOTTLENECKS else (basic_block, "BasicBlock")
+    build, kind = (bottleneck, "BottleneckBlock") if depth in _BOTTLENECKS else (basic_block, "BasicBlock")
     stem = Shape((Layer("conv", "bn", width, 7, 2),), max_pool=True)
     blocks = [Block(STEM, stem, None, (), "conv")]
     for stage, count in enumerate(BLOCKS[depth]):

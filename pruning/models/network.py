@@ -19,7 +19,7 @@ MOMENTUM = 0.9
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 _ACTIVATIONS = {"relu": jax.nn.relu, "relu6": jax.nn.relu6}
 
-Mask = Float[Array, "*k c"] | None
+Mask = Float[Array, "*k _"] | None  # as many channels as its gate has
 
 
 class Conv(nn.Module):
@@ -157,7 +157,7 @@ class Network(nn.Module):
     def __call__(
         self,
         x: Float[Array, "*k n h w c"],
-        masks: Mapping[str, Float[Array, "*k c"]] | None = None,
+        masks: Mapping[str, Float[Array, "*k _"]] | None = None,
         taps: Mapping[str, Float[Array, "..."]] | None = None,
     ) -> Float[Array, "*k n classes"]:
         for block in self.graph.blocks:

@@ -1,0 +1,179 @@
+"""A slim network that was saved, built again and exported; and the latency table."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common import exported
+from common.augment import normalize
+from common.errors import UserError
+from pruning import complexity, deploy, latency, slim
+from pruning.graph import narrow
+from pruning.models.cifar_resnet import cifar_resnet
+from tests.pruning import networks
+from tests.pruning.networks import logits
+
+GRAPH = cifar_resnet(8, 4)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """(folder, description, slim variables) of a small ResNet, 0.4 of its channels left."""
+    params, batch_stats = networks.variables(GRAPH, 12)
+    kept = slim.keep_indices(GRAPH, networks.ranks(GRAPH), networks.keep(GRAPH, [0.4] * len(GRAPH.gates)))
+    description = deploy.Description(
+        architecture="resnet8",
+        num_classes=4,
+        image_channels=3,
+        image_size=12,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3),
+        class_names=("a", "b", "c", "d"),
+        kept={name: indices.tolist() for name, indices in kept.items()},
+    )
+    new, inherited = slim.slice_variables(GRAPH, params, batch_stats, kept)
+    images = jnp.asarray(networks.formula("training images", 8, 12, 12, 3))
+    new = new, slim.recalibrate_bn(narrow(GRAPH, description.widths()), new, inherited, [images])
+    folder = tmp_path_factory.mktemp("run") / "slim"
+    deploy.save(folder, description, *new)
+    return folder, description, new
+
+
+def test_the_file_says_what_the_network_is_and_costs(saved):
+    folder, description, _ = saved
+    stored = json.loads((folder / "slim.json").read_text())
+    widths = {gate.name: len(description.kept[gate.name]) for gate in GRAPH.gates}
+    assert stored["widths"] == widths
+    for count in complexity.COUNTS:
+        now, full = complexity.totals(GRAPH, 12, widths, count), complexity.totals(GRAPH, 12, None, count)
+        assert stored["cost"][count]["flops"] == now.flops
+        assert stored["cost"][count]["params_kept"] == pytest.approx(now.params / full.params)
+
+
+def test_built_again_it_is_the_same_network(saved):
+    folder, description, new = saved
+    graph, params, batch_stats, found = deploy.load(folder)
+    assert found == description
+    assert graph == narrow(GRAPH, description.widths())
+    x = jnp.asarray(networks.formula("images", 5, 12, 12, 3))
+    np.testing.assert_allclose(logits(graph, params, batch_stats, x), logits(graph, *new, x), rtol=0, atol=1e-5)
+
+
+def test_exported_it_takes_pixels_in_any_number(saved, tmp_path):
+    folder, description, new = saved
+    deploy.export(folder, tmp_path / "slim.npz")
+    call, record = exported.load(tmp_path / "slim.npz")
+    assert record["class_names"] == ["a", "b", "c", "d"]
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    images = normalize(jnp.asarray(pictures), description.mean, description.std)
+    expected = logits(narrow(GRAPH, description.widths()), *new, images)
+    for count in (1, 3):
+        (found,) = call(jnp.asarray(pictures[:count]))
+        np.testing.assert_allclose(found, expected[:count], rtol=0, atol=1e-5)
+
+
+def _change(**fields):
+    def change(folder):
+        stored = json.loads((folder / "slim.json").read_text())
+        (folder / "slim.json").write_text(json.dumps({**stored, **fields}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "slim.json").unlink(), r"holds no slim network \(there is no slim.json\)"),
+        (lambda folder: (folder / "slim.json").write_text("{"), r"slim.json is damaged \(JSONDecodeError"),
+        (lambda folder: (folder / "slim.json").write_text("{}"), r"slim.json is damaged \(KeyError: 'num_classes'"),
+        (_change(architecture="resnet9"), r"describes no network .* 'resnet9' \(did you mean 'resnet8'"),
+        (_change(kept={"conv": []}), r"describes no network .* width of gate conv is 0"),
+        (_change(kept={"conv": [1, 2]}), r"slim.safetensors does not fit the network \(wrong:"),
+        (_change(kept=3), r"slim.json is damaged \(AttributeError"),
+        (_change(num_classes=0), r"slim.json is damaged \(ValueError: numbers below 1"),
+        (_change(image_size="big"), r"slim.json is damaged \(ValueError"),
+        (_change(mean=[0.5]), r"slim.json is damaged \(ValueError: .* one mean and std per channel"),
+        (_change(num_classes=5), r"slim.safetensors does not fit the network \(wrong:"),
+        (lambda folder: (folder / "slim.safetensors").unlink(), "slim.safetensors does not exist"),
+        (lambda folder: (folder / "slim.safetensors").write_bytes(b"x"), "slim.safetensors is no weights file"),
+    ],
+)
+def test_damaged_folders(saved, tmp_path, damage, message):
+    deploy.save(tmp_path, saved[1], *saved[2])
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message):
+        deploy.load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        deploy.save(tmp_path / "file" / "slim", saved[1], *saved[2])
+
+
+def test_the_description_cannot_be_changed(saved):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        saved[1].image_size = 3
+
+
+@pytest.mark.slow
+def test_command_line(saved, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "pruning.deploy", *arguments]
+        return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+
+    out = tmp_path / "slim.npz"
+    done = run(f"--slim={saved[0]}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "uint8 pictures [n, 12, 12, 3] to logits of 4 classes" in done.stdout
+    for arguments, message in (
+        ((f"--slim={saved[0]}", f"--out={out}"), "exists already"),
+        ((f"--slim={tmp_path}", f"--out={tmp_path / 'b.npz'}"), "holds no slim network"),
+        ((f"--slim={saved[0]}", "--out=slim.zip"), "give --slim=RUN/slim and --out=FILE.npz"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_latency_table(saved):
+    _, description, new = saved
+    kept = {name: np.asarray(indices) for name, indices in description.kept.items()}
+    rank = networks.ranks(GRAPH)
+    wider = slim.keep_indices(GRAPH, rank, description.widths(), round_to=8)
+    variables = dict(zip(("params", "batch_stats"), networks.variables(GRAPH, 12), strict=True))
+    rounded = slim.slice_variables(GRAPH, variables["params"], variables["batch_stats"], wider)
+    names = ("params", "batch_stats")
+    forms = latency.variants(
+        GRAPH,
+        variables,
+        kept,
+        dict(zip(names, new, strict=True)),
+        (8, wider, dict(zip(names, rounded, strict=True))),
+    )
+    rows = latency.table(forms, (12, 12, 3), (1, 4), runs=2)
+    assert [(row.network, row.batch_size) for row in rows[:3]] == [("dense", 1), ("masked", 1), ("slim", 1)]
+    assert len(rows) == 8
+    assert all(row.milliseconds > 0 for row in rows)
+    assert rows[0].times_faster == 1
+    assert rows[2].times_faster == pytest.approx(rows[0].milliseconds / rows[2].milliseconds)
+    text = latency.markdown(rows)
+    assert text.splitlines()[0] == "| network | 1 image | 4 images |"
+    assert text.splitlines()[5].startswith("| slim, widths rounded to 8 | ")
+    x = jnp.asarray(networks.formula("images", 2, 12, 12, 3))
+    for name in ("masked", "slim"):
+        assert forms[name].call(jax.device_put(forms[name].arguments), x).shape == (2, 4)
+
+
+@pytest.mark.parametrize("bad", [{"runs": 0}, {"batch_sizes": ()}, {"batch_sizes": (4, 0)}])
+def test_tables_that_cannot_be(bad):
+    with pytest.raises(UserError, match="needs at least 1 run and 1 image"):
+        latency.table({}, (8, 8, 3), **bad)
