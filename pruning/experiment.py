@@ -1,10 +1,10 @@
 """Wires data, network and steps together, from a config, one function for each phase of a run:
 
-    dense     train the whole network, unless `config.dense` says where there is one
-    prepare   the official epoch of cross entropy on D_sub before the search
-    search    until the FLOPs fit
-    bank      logits of the teachers for every training image
-    finetune  the slim network, towards the bank; then the report
+dense     train the whole network, unless `config.dense` says where there is one
+prepare   the official epoch of cross entropy on D_sub before the search
+search    until the FLOPs fit
+bank      logits of the teachers for every training image
+finetune  the slim network, towards the bank; then the report
 """
 
 import dataclasses
