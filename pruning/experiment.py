@@ -1,10 +1,10 @@
 """Wires data, network and steps together, from a config, one function for each phase of a run:
 
-    dense     train the whole network, unless `config.dense` says where there is one
-    prepare   the official epoch of cross entropy on D_sub before the search
-    search    until the FLOPs fit
-    bank      logits of the teachers for every training image
-    finetune  the slim network, towards the bank; then the report
+dense     train the whole network, unless `config.dense` says where there is one
+prepare   the official epoch of cross entropy on D_sub before the search
+search    until the FLOPs fit
+bank      logits of the teachers for every training image
+finetune  the slim network, towards the bank; then the report
 """
 
 import dataclasses
@@ -239,7 +239,8 @@ def build_finetune(setting: setup.Setting, config: ConfigDict, finished: Mapping
     found, images = finished["search"], setting.dataset.splits["train"]
     progress = progress_of(found)
     keeps = {gate.name: int(keep) for gate, keep in zip(setting.graph.gates, progress.keeps, strict=True)}
-    kept = slim.keep_indices(setting.graph, search.split(setting.graph, progress.ranks), keeps, config.slim.round_to)
+    keeps = slim.round_widths(setting.graph, config.image_size, keeps, config.slim.round_to, config.search.target)
+    kept = slim.keep_indices(setting.graph, search.split(setting.graph, progress.ranks), keeps)
     narrowed = narrow(setting.graph, slim.widths(kept))
     start = _slim_variables(setting, config, found, kept)
     own, teacher = config.finetune, config.finetune_teacher

@@ -147,20 +147,13 @@ def test_command_line(saved, tmp_path):
 def test_latency_table(saved):
     _, description, new = saved
     kept = {name: np.asarray(indices) for name, indices in description.kept.items()}
-    rank = networks.ranks(GRAPH)
-    wider = slim.keep_indices(GRAPH, rank, description.widths(), round_to=8)
-    variables = dict(zip(("params", "batch_stats"), networks.variables(GRAPH, 12), strict=True))
-    rounded = slim.slice_variables(GRAPH, variables["params"], variables["batch_stats"], wider)
     names = ("params", "batch_stats")
-    forms = latency.variants(
-        GRAPH,
-        variables,
-        kept,
-        dict(zip(names, new, strict=True)),
-        (8, wider, dict(zip(names, rounded, strict=True))),
+    variables, narrow_variables = (
+        dict(zip(names, trees, strict=True)) for trees in (networks.variables(GRAPH, 12), new)
     )
-    assert list(forms) == ["dense", "masked", "slim", "slim, widths rounded to 8"]
-    fewer = {name: forms[name] for name in ("masked", "slim, widths rounded to 8")}
+    forms = latency.variants(GRAPH, variables, kept, narrow_variables)
+    assert list(forms) == ["dense", "masked", "slim"]
+    fewer = {name: forms[name] for name in ("masked", "slim")}
     rows = latency.table(fewer, (12, 12, 3), (1, 4), runs=2)
     assert [(row.network, row.batch_size) for row in rows] == [(name, size) for size in (1, 4) for name in fewer]
     assert all(row.milliseconds > 0 for row in rows)
@@ -168,7 +161,7 @@ def test_latency_table(saved):
     assert rows[3].times_faster == pytest.approx(rows[2].milliseconds / rows[3].milliseconds)
     text = latency.markdown(rows)
     assert text.splitlines()[0] == "| network | 1 image | 4 images |"
-    assert text.splitlines()[3].startswith("| slim, widths rounded to 8 | ")
+    assert text.splitlines()[3].startswith("| slim | ")
     x = jnp.asarray(networks.formula("images", 2, 12, 12, 3))
     for name in ("masked", "slim"):
         assert forms[name].call(jax.device_put(forms[name].arguments), x).shape == (2, 4)
