@@ -9,12 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 from common import exported
 from common.augment import normalize
 from common.errors import UserError
-from pruning import complexity, deploy, latency, slim
+from pruning import complexity, deploy, latency, predict, slim
 from pruning.graph import narrow
 from pruning.models.cifar_resnet import cifar_resnet
 from tests.pruning import networks
@@ -125,14 +126,16 @@ def test_the_description_cannot_be_changed(saved):
 
 @pytest.mark.slow
 def test_command_line(saved, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-m", "pruning.deploy", *arguments]
+    def run(*arguments, module="pruning.deploy"):
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
 
     out = tmp_path / "slim.npz"
     done = run(f"--slim={saved[0]}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "uint8 pictures [n, 12, 12, 3] to logits of 4 classes" in done.stdout
+    done = run(f"--slim={saved[0]}", "--images=nowhere", f"--out={tmp_path / 'a.csv'}", module="pruning.predict")
+    assert (done.returncode, done.stderr) == (2, "Error: --images=nowhere: there is no such file or folder.\n")
     for arguments, message in (
         ((f"--slim={saved[0]}", f"--out={out}"), "exists already"),
         ((f"--slim={tmp_path}", f"--out={tmp_path / 'b.npz'}"), "holds no slim network"),
@@ -142,6 +145,25 @@ def test_command_line(saved, tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_pictures_are_classified(saved, tmp_path):
+    folder, description, new = saved
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        PIL.Image.fromarray(picture).save(tmp_path / f"{place}.png")
+    assert predict.predict(folder, tmp_path, tmp_path / "found.csv", batch_size=2) == 3
+    images = normalize(jnp.asarray(pictures), description.mean, description.std)
+    expected = jax.nn.softmax(logits(narrow(GRAPH, description.widths()), *new, images))
+    rows = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
+    assert rows[0] == ["image", "class", "probability"]
+    for place, (row, probabilities) in enumerate(zip(rows[1:], expected, strict=True)):
+        assert row[:2] == [str(tmp_path / f"{place}.png"), "abcd"[int(probabilities.argmax())]]
+        assert float(row[2]) == pytest.approx(float(probabilities.max()), abs=1e-5)
+    with pytest.raises(UserError, match="exists already"):
+        predict.predict(folder, tmp_path, tmp_path / "found.csv")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        predict.predict(folder, tmp_path / "nowhere", tmp_path / "other.csv")
 
 
 def test_latency_table(saved):
