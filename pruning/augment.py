@@ -34,9 +34,7 @@ def normalised(images: Float[Array, "n h w c"], spec: Augmentation) -> Float[Arr
     return (images - mean) / std
 
 
-def view(
-    images: UInt8[Array, "n h w c"], key: Array, spec: Augmentation, colours: bool
-) -> Float[Array, "n h w c"]:
+def view(images: UInt8[Array, "n h w c"], key: Array, spec: Augmentation, colours: bool) -> Float[Array, "n h w c"]:
     """One augmented, normalised view of each image; `colours`: with the colour changes of training with a bank."""
     count = len(images)
     draws = jax.vmap(lambda one: jax.random.uniform(one, (6,)))(image_keys(key, count))

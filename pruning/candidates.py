@@ -6,7 +6,7 @@
                 computed once for all; blocks of one shape share a compiled program
 
 Normalisation takes the statistics of each candidate's own batch, so a batch is never split between calls. No form
-compiles anything after its first call for the same sizes. `AUTOMATIC` is what benchmarks/pruning_speed.py found fastest.
+compiles anything after its first call for the same sizes. `AUTOMATIC`: what benchmarks/pruning_speed.py found fastest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ from pruning.models.network import Network, block_masks
 FORMS = ("one_by_one", "batched", "prefix")
 AUTOMATIC = {"cpu": "prefix"}  # other backends: "batched"
 
-Masks = Mapping[str, Float[Array, " c"]]
-Change = tuple[str, Float[Array, " c"]]  # a gate and its mask in a candidate
+Masks = Mapping[str, Float[Any, " _"]]
+Change = tuple[str, Float[Any, " _"]]  # a gate and its mask in a candidate
 
 
 class Evaluator:
@@ -44,7 +44,7 @@ class Evaluator:
         self._run = {"one_by_one": self._one_by_one, "batched": self._batched, "prefix": self._prefix}[form]
 
     def __call__(
-        self, variables: Any, images: Float[Array, "n h w c"], masks: Masks, changes: Sequence[Change]
+        self, variables: Any, images: Float[Any, "n h w c"], masks: Masks, changes: Sequence[Change]
     ) -> Float[np.ndarray, "k n classes"]:
         parts = []
         for first in range(0, len(images), self.batch_size):
@@ -52,10 +52,10 @@ class Evaluator:
             parts.append(np.asarray(jax.device_get(waiting)))
         return np.concatenate(parts, axis=1)
 
-    def _one_by_one(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> list[Array]:
+    def _one_by_one(self, variables: Any, images: Any, masks: Masks, changes: Sequence[Change]) -> list[Array]:
         return [whole(self.graph, variables, images, {**masks, gate: mask}) for gate, mask in changes]
 
-    def _batched(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> list[np.ndarray]:
+    def _batched(self, variables: Any, images: Any, masks: Masks, changes: Sequence[Change]) -> list[np.ndarray]:
         chunks: list[np.ndarray] = []
         for first in range(0, len(changes), self.chunk):
             some = changes[first : first + self.chunk]
@@ -66,7 +66,7 @@ class Evaluator:
             chunks.extend(np.asarray(_many(self.graph, variables, images, stacked))[: len(some)])
         return chunks
 
-    def _prefix(self, variables: Any, images: Array, masks: Masks, changes: Sequence[Change]) -> list[Array]:
+    def _prefix(self, variables: Any, images: Any, masks: Masks, changes: Sequence[Change]) -> list[Array]:
         starts = [self.graph.first_block[gate] for gate, _ in changes]
         logits: dict[int, Array] = {}
         x = pieces.split_over_devices(images)
@@ -77,19 +77,19 @@ class Evaluator:
             x = self._block(variables, x, masks, i)
         return [logits[j] for j in range(len(changes))]
 
-    def _rest(self, variables: Any, x: Array, masks: Masks, first: int) -> Array:
+    def _rest(self, variables: Any, x: Any, masks: Masks, first: int) -> Array:
         for i in range(first, len(self.graph.blocks)):
             x = self._block(variables, x, masks, i)
         last = self.graph.blocks[-1].out_gate
         return pieces.run_head(self.graph.num_classes, variables["params"]["fc"], x, masks[last])
 
-    def _block(self, variables: Any, x: Array, masks: Masks, i: int) -> Array:
+    def _block(self, variables: Any, x: Any, masks: Masks, i: int) -> Array:
         block = self.graph.blocks[i]
         return pieces.run_block(block.shape, pieces.variables_of(block, variables), x, block_masks(block, masks))
 
 
 @partial(jax.jit, static_argnums=0)
-def whole(graph: Graph, variables: Any, images: Float[Array, "n h w c"], masks: Masks) -> Float[Array, "n classes"]:
+def whole(graph: Graph, variables: Any, images: Float[Any, "n h w c"], masks: Masks) -> Float[Any, "n classes"]:
     """Logits of one sub-network with statistics of this batch."""
     logits: Any = Network(graph, batch_statistics=True).apply(variables, parallel.constrain_batch(images), masks)
     return logits
@@ -97,8 +97,8 @@ def whole(graph: Graph, variables: Any, images: Float[Array, "n h w c"], masks: 
 
 @partial(jax.jit, static_argnums=0)
 def _many(
-    graph: Graph, variables: Any, images: Float[Array, "n h w c"], masks: Mapping[str, Float[Array, "k c"]]
-) -> Float[Array, "k n classes"]:
+    graph: Graph, variables: Any, images: Float[Any, "n h w c"], masks: Mapping[str, Float[Any, "k _"]]
+) -> Float[Any, "k n classes"]:
     count = len(next(iter(masks.values())))
     images = jnp.broadcast_to(parallel.constrain_batch(images)[None], (count, *images.shape))
     logits: Any = Network(graph, batch_statistics=True).apply(variables, images, masks)

@@ -21,17 +21,17 @@ from pruning import pieces
 from pruning.graph import Graph, PlacedLayer
 from pruning.models.network import block_masks, tap_gates, tap_names
 
-Scores = dict[str, Float[Array, " c"]]
+Scores = dict[str, Float[Any, " _"]]
 
 
 class Evidence(NamedTuple):
     """What a criterion may look at. Variables are {"params", "batch_stats"}; masks those of the current network."""
 
     variables: Any
-    masks: Mapping[str, Float[Array, " c"]]
-    images: Float[Array, "n h w 3"]  # one batch, normalised
-    labels: Int[Array, " n"]
-    teacher: Float[Array, "n classes"] | None
+    masks: Mapping[str, Float[Any, " _"]]
+    images: Float[Any, "n h w 3"]  # one batch, normalised
+    labels: Int[Any, " n"]
+    teacher: Float[Any, "n classes"] | None
     key: Array  # the same for every batch of a step
 
 
@@ -64,7 +64,7 @@ def l1(graph: Graph, evidence: Evidence) -> Scores:
 def fpgm(graph: Graph, evidence: Evidence) -> Scores:
     """Sum of Euclidean distances to all filters of the layer: small near the geometric median, which others replace."""
 
-    def distances(layer: PlacedLayer) -> Float[Array, " c"]:
+    def distances(layer: PlacedLayer) -> Float[Any, " _"]:
         kernel = _kernel(evidence, layer)
         filters = kernel.reshape(-1, kernel.shape[-1]).T
         square = jnp.square(filters).sum(1)
@@ -77,7 +77,7 @@ def fpgm(graph: Graph, evidence: Evidence) -> Scores:
 def bn_gamma(graph: Graph, evidence: Evidence) -> Scores:
     """|gamma|."""
 
-    def gamma(layer: PlacedLayer) -> Float[Array, " c"]:
+    def gamma(layer: PlacedLayer) -> Float[Any, " _"]:
         block, norm = layer.norm_path
         return jnp.abs(evidence.variables["params"][block][norm]["scale"])
 
@@ -105,17 +105,17 @@ def gate_scores(graph: Graph, criterion: str, evidence: Evidence) -> Scores:
     return {name: score * evidence.masks[name] for name, score in scores.items()}
 
 
-def _kernel(evidence: Evidence, layer: PlacedLayer) -> Float[Array, "h w i o"]:
+def _kernel(evidence: Evidence, layer: PlacedLayer) -> Float[Any, "h w i o"]:
     block, name = layer.path
     return evidence.variables["params"][block][name]["kernel"]
 
 
-def _per_filter(graph: Graph, evidence: Evidence, criterion: Callable[[PlacedLayer], Float[Array, " c"]]) -> Scores:
+def _per_filter(graph: Graph, evidence: Evidence, criterion: Callable[[PlacedLayer], Float[Any, " _"]]) -> Scores:
     del evidence
     return _add_up(graph, [(layer.out_gate, criterion(layer)) for layer in graph.layers])
 
 
-def _add_up(graph: Graph, parts: list[tuple[str, Float[Array, " c"]]]) -> Scores:
+def _add_up(graph: Graph, parts: list[tuple[str, Float[Any, " _"]]]) -> Scores:
     scores = {gate.name: jnp.zeros(gate.channels) for gate in graph.gates}
     for name, part in parts:
         scores[name] = scores[name] + part

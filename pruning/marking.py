@@ -1,6 +1,6 @@
 """Which gates are worth evaluating: those whose next filters carry little importance ("layer pre-selection").
 
-In the official code only; the paper's poster shows no trace of it. Source: spec section 5.4, checked by its golden files.
+In the official code only; the paper's poster shows no trace of it. Source: spec section 5.4 and its golden files.
 """
 
 from collections.abc import Sequence

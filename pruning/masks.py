@@ -35,8 +35,8 @@ def mask(rank: Int[np.ndarray, " c"], keep: int | np.integer) -> Float[np.ndarra
 
 
 def masked_kernel(
-    kernel: Float[Array, "*window i o"], in_mask: Float[Array, " i"] | None, out_mask: Float[Array, " o"] | None
-) -> Float[Array, "*window i o"]:
+    kernel: Float[Any, "*window i o"], in_mask: Float[Any, " i"] | None, out_mask: Float[Any, " o"] | None
+) -> Float[Any, "*window i o"]:
     """The kernel with masked channels at 0 and the others scaled so that its Frobenius norm is what it was."""
     masked, window = kernel, tuple(range(kernel.ndim - 2))
     if in_mask is not None:
@@ -48,8 +48,8 @@ def masked_kernel(
 
 
 def norm_scales(
-    kernel: Float[Array, "*window i o"], in_mask: Float[Array, "k i"] | None, out_mask: Float[Array, "k o"] | None
-) -> Float[Array, " k"]:
+    kernel: Float[Any, "*window i o"], in_mask: Float[Any, "k i"] | None, out_mask: Float[Any, "k o"] | None
+) -> Float[Any, " k"]:
     """What `masked_kernel` multiplies by, for each of k candidates: sqrt(sum Q / (m_in^T Q m_out)), Q = sum of k^2."""
     energy = jnp.sum(kernel**2, axis=tuple(range(kernel.ndim - 2)))
     rows = energy.sum(0)[None] if in_mask is None else in_mask @ energy
@@ -67,13 +67,13 @@ def convolve(x: Array, kernel: Array, stride: int, depthwise: bool) -> Array:
 
 
 def masked_convolution(
-    x: Float[Array, "*k n h w i"],
-    kernel: Float[Array, "a b j o"],
-    in_mask: Float[Array, "*k i"] | None,
-    out_mask: Float[Array, "*k o"] | None,
+    x: Float[Any, "*k n h w i"],
+    kernel: Float[Any, "a b j o"],
+    in_mask: Float[Any, "*k i"] | None,
+    out_mask: Float[Any, "*k o"] | None,
     stride: int = 1,
     depthwise: bool = False,
-) -> Float[Array, "*k n h2 w2 o"]:
+) -> Float[Any, "*k n h2 w2 o"]:
     """Convolution between two gates; without masks a plain one.
 
     With a leading axis of candidates the kernel is shared: conv(x m_in, k m_in m_out) = conv(x m_in, k) m_out, so a
@@ -94,8 +94,8 @@ def masked_convolution(
 
 
 def masked_dense(
-    x: Float[Array, "*k n i"], kernel: Float[Array, "i o"], in_mask: Float[Array, "*k i"] | None
-) -> Float[Array, "*k n o"]:
+    x: Float[Any, "*k n i"], kernel: Float[Any, "i o"], in_mask: Float[Any, "*k i"] | None
+) -> Float[Any, "*k n o"]:
     """Product with a kernel between a gate and the classes; see `masked_convolution`."""
     if in_mask is None:
         return x @ kernel

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from common.errors import UserError
 
 DTYPES = ("float32", "float16")
 FILE = "bank.npy"
-Logits = Callable[[Any, Any], Float[Array, "b classes"]]  # (masks, images of a batch)
+Logits = Callable[[Any, Any], Float[Any, "b classes"]]  # (masks, images of a batch)
 
 
 def build(

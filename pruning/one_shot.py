@@ -17,7 +17,7 @@ def prune(
     allocation: str,
     progress: Progress,
     variables: Any,
-    images: Float[Array, "n h w c"],
+    images: Float[Any, "n h w c"],
     labels: Int[Any, " n"],
     key: Array,
 ) -> Progress:
@@ -33,14 +33,14 @@ def prune(
     return append(search, progress, variables, images, labels)
 
 
-def uniform(search: Search, scores: Mapping[str, Float[np.ndarray, " c"]]) -> Int[np.ndarray, " g"]:
+def uniform(search: Search, scores: Mapping[str, Float[np.ndarray, " _"]]) -> Int[np.ndarray, " g"]:
     """The same share of every gate (L1, Li et al. 2017; FPGM, He et al. 2019): the largest that fits the target."""
     del scores
     shares = np.linspace(1.0, 0.0, 1001)[:, None]
     return _first_that_fits(search, np.maximum(np.round(shares * search.channels), 1).astype(np.int64))
 
 
-def threshold(search: Search, scores: Mapping[str, Float[np.ndarray, " c"]]) -> Int[np.ndarray, " g"]:
+def threshold(search: Search, scores: Mapping[str, Float[np.ndarray, " _"]]) -> Int[np.ndarray, " g"]:
     """Channels above one threshold for all gates, and each gate's best (BN gamma, Liu et al. 2017)."""
     values = np.unique(np.concatenate(list(scores.values())))
     rows = [[max(int((scores[g.name] > value).sum()), 1) for g in search.graph.gates] for value in values]

@@ -24,20 +24,20 @@ def variables_of(block: Block, variables: Any) -> dict[str, Any]:
 
 
 @jax.jit
-def split_over_devices(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+def split_over_devices(images: Float[Any, "n h w c"]) -> Float[Any, "n h w c"]:
     """The same images; what is computed from them stays split."""
     return parallel.constrain_batch(images)
 
 
 @partial(jax.jit, static_argnums=0)
-def run_block(shape: Shape, variables: Any, x: Float[Array, "n h w c"], masks: BlockMasks) -> Float[Array, "n h2 w2 d"]:
+def run_block(shape: Shape, variables: Any, x: Float[Any, "n h w c"], masks: BlockMasks) -> Float[Any, "n h2 w2 d"]:
     """The block's output."""
     y: Any = GatedBlock(shape, batch_statistics=True).apply(variables, x, *masks)
     return y
 
 
 @partial(jax.jit, static_argnums=0)
-def run_head(num_classes: int, params: Any, x: Float[Array, "n h w c"], mask: Array) -> Float[Array, "n classes"]:
+def run_head(num_classes: int, params: Any, x: Float[Any, "n h w c"], mask: Any) -> Float[Any, "n classes"]:
     """Logits."""
     y: Any = Head(num_classes).apply({"params": params}, x, mask)
     return y
@@ -45,16 +45,16 @@ def run_head(num_classes: int, params: Any, x: Float[Array, "n h w c"], mask: Ar
 
 @partial(jax.jit, static_argnums=0)
 def pull_head(
-    num_classes: int, params: Any, x: Float[Array, "n h w c"], mask: Array, labels: Int[Array, " n"], teacher: Any
-) -> Float[Array, "n h w c"]:
+    num_classes: int, params: Any, x: Float[Any, "n h w c"], mask: Any, labels: Int[Any, " n"], teacher: Any
+) -> Float[Any, "n h w c"]:
     """Derivative of the search score, summed over the batch, by the last block's output."""
     return jax.grad(lambda x: score_sum(run_head(num_classes, params, x, mask), labels, teacher))(x)
 
 
 @partial(jax.jit, static_argnums=0)
 def pull_block(
-    shape: Shape, variables: Any, x: Float[Array, "n h w c"], masks: BlockMasks, slope: Float[Array, "n h2 w2 d"]
-) -> tuple[Float[Array, "n h w c"], tuple[Float[Array, " c"], ...]]:
+    shape: Shape, variables: Any, x: Float[Any, "n h w c"], masks: BlockMasks, slope: Float[Any, "n h2 w2 d"]
+) -> tuple[Float[Any, "n h w c"], tuple[Float[Any, " _"], ...]]:
     """(by the input, by each tap) from the derivative by the block's output."""
     _, inner, out = masks
     taps = tuple(jnp.ones_like(mask) for mask in (*inner, out))

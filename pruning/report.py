@@ -126,10 +126,8 @@ def _description(before: Before, config: ConfigDict) -> deploy.Description:
 
 def _cost(description: deploy.Description) -> dict[str, float]:
     """FLOPs and parameters that are left, in both conventions of `complexity`."""
-    cost = deploy.record(description)["cost"]
-    return {
-        f"{what}_kept_{count}": cost[count][f"{what}_kept"] for count in complexity.COUNTS for what in ("flops", "params")
-    }
+    cost, kinds = deploy.record(description)["cost"], ("flops", "params")
+    return {f"{kind}_kept_{count}": cost[count][f"{kind}_kept"] for count in complexity.COUNTS for kind in kinds}
 
 
 def _latency(before: Before, tuned: Any, config: ConfigDict, place: Path) -> dict[str, float]:

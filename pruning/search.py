@@ -132,13 +132,13 @@ def split(graph: Graph, flat: Any) -> dict[str, np.ndarray]:
     return {gate.name: part for gate, part in zip(graph.gates, parts, strict=True)}
 
 
-def masks_of(graph: Graph, flat_ranks: Any, keeps: Any) -> dict[str, Float[np.ndarray, " c"]]:
+def masks_of(graph: Graph, flat_ranks: Any, keeps: Any) -> dict[str, Float[np.ndarray, " _"]]:
     """The masks of a network of the history."""
     return {name: mask(rank, keep) for (name, rank), keep in zip(split(graph, flat_ranks).items(), keeps, strict=True)}
 
 
 def begin(
-    search: Search, progress: Progress, variables: Any, images: Float[Array, "n h w c"], labels: Int[Any, " n"]
+    search: Search, progress: Progress, variables: Any, images: Float[Any, "n h w c"], labels: Int[Any, " n"]
 ) -> Progress:
     """Row 0: the whole network, whose logits begin the ensemble.
 
@@ -149,7 +149,7 @@ def begin(
 
 
 def append(
-    search: Search, progress: Progress, variables: Any, images: Float[Array, "n h w c"], labels: Int[Any, " n"]
+    search: Search, progress: Progress, variables: Any, images: Float[Any, "n h w c"], labels: Int[Any, " n"]
 ) -> Progress:
     """A row of the history for the current network, however it was found."""
     logits = current_logits(search, progress, variables, images)
@@ -157,7 +157,7 @@ def append(
 
 
 def current_logits(
-    search: Search, progress: Progress, variables: Any, images: Float[Array, "n h w c"]
+    search: Search, progress: Progress, variables: Any, images: Float[Any, "n h w c"]
 ) -> Float[np.ndarray, "n classes"]:
     """Logits of the current network."""
     masks = masks_of(search.graph, progress.ranks, progress.keeps)
@@ -169,7 +169,7 @@ def greedy_step(
     search: Search,
     progress: Progress,
     variables: Any,
-    images: Float[Array, "n h w c"],
+    images: Float[Any, "n h w c"],
     labels: Int[Any, " n"],
     key: Array,
 ) -> tuple[Progress, Decision]:
@@ -184,9 +184,9 @@ def decide(
     search: Search,
     progress: Progress,
     variables: Any,
-    images: Float[Array, "n h w c"],
+    images: Float[Any, "n h w c"],
     labels: Int[Any, " n"],
-    scores: Mapping[str, Float[np.ndarray, " c"]],
+    scores: Mapping[str, Float[np.ndarray, " _"]],
 ) -> tuple[Progress, Decision]:
     """A step whose importance scores are given: candidates, their score on D_val, and the best of them."""
     graph, settings = search.graph, search.settings
@@ -215,11 +215,11 @@ def total_scores(
     search: Search,
     variables: Any,
     masks: Mapping[str, Any],
-    images: Float[Array, "n h w c"],
+    images: Float[Any, "n h w c"],
     labels: Int[Any, " n"],
     teacher: Float[np.ndarray, "n classes"] | None,
     key: Array,
-) -> dict[str, Float[np.ndarray, " c"]]:
+) -> dict[str, Float[np.ndarray, " _"]]:
     """Scores of the criterion, summed over the batches of D_val."""
     size, totals = search.evaluator.batch_size, {}
     divided = divisor(search.settings.normalise, len(images), size) if search.settings.criterion == "taylor" else 1.0
@@ -235,7 +235,7 @@ def total_scores(
 
 
 def propose(
-    search: Search, scores: Mapping[str, Float[np.ndarray, " c"]], progress: Progress
+    search: Search, scores: Mapping[str, Float[np.ndarray, " _"]], progress: Progress
 ) -> tuple[Float[np.ndarray, " g"], float, list[Candidate]]:
     """Score mass of what would go next, the threshold of marking, and a candidate for each marked gate, in order."""
     graph, settings = search.graph, search.settings

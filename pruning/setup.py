@@ -32,13 +32,13 @@ class Setting(NamedTuple):
     graph: Graph  # of the whole network
     augmentation: Augmentation
 
-    def normalise(self, images: np.ndarray) -> Float[Array, "n h w c"]:
+    def normalise(self, images: np.ndarray) -> Float[Any, "n h w c"]:
         """Network input."""
         return _normalise(self.augmentation, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _normalise(augmentation: Augmentation, images: Array) -> Float[Array, "n h w c"]:
+def _normalise(augmentation: Augmentation, images: Array) -> Float[Any, "n h w c"]:
     return normalised(images.astype(jnp.float32), augmentation)
 
 
@@ -122,7 +122,7 @@ def batch_indices(seed: int, step: int, count: int, batch_size: int) -> Int[np.n
     return order[place * batch_size : (place + 1) * batch_size].astype(np.int32)
 
 
-def batches(setting: Setting, images: np.ndarray, size: int) -> Iterator[Float[Array, "b h w c"]]:
+def batches(setting: Setting, images: np.ndarray, size: int) -> Iterator[Float[Any, "b h w c"]]:
     """Normalised images in order, the last batch as short as it is."""
     for first in range(0, len(images), size):
         yield setting.normalise(images[first : first + size])

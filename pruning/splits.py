@@ -1,5 +1,6 @@
-"""Which training images prepare the network (D_sub) and which judge the sub-networks (D_val), as the official code draws
-them: by class and place, shuffled once with NumPy's legacy generator and seed 1.
+"""Which training images prepare the network (D_sub) and which judge the sub-networks (D_val).
+
+As the official code draws them: by class and place, shuffled once with NumPy's legacy generator and seed 1.
 
 Both are parts of the training set, and fine-tuning uses all of it: no image is held out (spec section 11, 10).
 """

@@ -5,6 +5,7 @@ params["fc"]["kernel" | "bias"]; moving statistics in batch_stats under the same
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ MOMENTUM = 0.9
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
 _ACTIVATIONS = {"relu": jax.nn.relu, "relu6": jax.nn.relu6}
 
-Mask = Float[Array, "*k _"] | None  # as many channels as its gate has
+Mask = Float[Any, "*k _"] | None  # as many channels as its gate has
 
 
 class Conv(nn.Module):
@@ -28,7 +29,7 @@ class Conv(nn.Module):
     layer: Layer
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*k n h w i"], in_mask: Mask, out_mask: Mask) -> Float[Array, "*k n h2 w2 o"]:
+    def __call__(self, x: Float[Any, "*k n h w i"], in_mask: Mask, out_mask: Mask) -> Float[Any, "*k n h2 w2 o"]:
         layer, depthwise = self.layer, self.layer.kind == "depthwise"
         shape = (layer.kernel, layer.kernel, 1 if depthwise else x.shape[-1], layer.channels)
         return masked_convolution(
@@ -48,7 +49,7 @@ class Norm(nn.Module):
     zero_scale: bool = False  # scale begins at 0: the last one of a residual branch
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*k n h w c"]) -> Float[Array, "*k n h w c"]:
+    def __call__(self, x: Float[Any, "*k n h w c"]) -> Float[Any, "*k n h w c"]:
         channels = x.shape[-1]
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
         scale = self.param("scale", zeros if self.zero_scale else ones, (channels,))
@@ -82,12 +83,12 @@ class GatedBlock(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*k n h w c"],
+        x: Float[Any, "*k n h w c"],
         in_mask: Mask = None,
         inner_masks: tuple[Mask, ...] | None = None,
         out_mask: Mask = None,
         taps: tuple[Mask, ...] | None = None,
-    ) -> Float[Array, "*k n h2 w2 d"]:
+    ) -> Float[Any, "*k n h2 w2 d"]:
         shape = self.shape
         inner = (None,) * (len(shape.layers) - 1) if inner_masks is None else inner_masks
         taps = (None,) * len(shape.layers) if taps is None else taps
@@ -115,7 +116,7 @@ class GatedBlock(nn.Module):
         return Norm(self.batch_statistics, fixed, zero_scale, name=layer.norm)(y)
 
 
-def gate(x: Float[Array, "*k n h w c"], mask: Mask, tap: Mask) -> Float[Array, "*k n h w c"]:
+def gate(x: Float[Any, "*k n h w c"], mask: Mask, tap: Mask) -> Float[Any, "*k n h w c"]:
     """The activation times the mask and the tap, where there are any."""
     for factor in (mask, tap):
         if factor is not None:
@@ -123,7 +124,7 @@ def gate(x: Float[Array, "*k n h w c"], mask: Mask, tap: Mask) -> Float[Array, "
     return x
 
 
-def pool(x: Float[Array, "*k n h w c"]) -> Float[Array, "*k n h2 w2 c"]:
+def pool(x: Float[Any, "*k n h w c"]) -> Float[Any, "*k n h2 w2 c"]:
     """3x3 maximum with stride 2, 'SAME' padding."""
     flat = x.reshape(-1, *x.shape[-3:])
     pooled = nn.max_pool(flat, (3, 3), (2, 2), "SAME")
@@ -136,7 +137,7 @@ class Head(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*k n h w c"], in_mask: Mask = None) -> Float[Array, "*k n classes"]:
+    def __call__(self, x: Float[Any, "*k n h w c"], in_mask: Mask = None) -> Float[Any, "*k n classes"]:
         kernel = self.param("kernel", nn.initializers.normal(0.01), (x.shape[-1], self.num_classes))
         bias = self.param("bias", nn.initializers.zeros, (self.num_classes,))
         pooled = x.mean((-3, -2))
@@ -156,10 +157,10 @@ class Network(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*k n h w c"],
-        masks: Mapping[str, Float[Array, "*k _"]] | None = None,
-        taps: Mapping[str, Float[Array, "..."]] | None = None,
-    ) -> Float[Array, "*k n classes"]:
+        x: Float[Any, "*k n h w c"],
+        masks: Mapping[str, Float[Any, "*k _"]] | None = None,
+        taps: Mapping[str, Float[Any, "..."]] | None = None,
+    ) -> Float[Any, "*k n classes"]:
         for block in self.graph.blocks:
             module = GatedBlock(block.shape, self.batch_statistics, name=block.name)
             x = module(x, *block_masks(block, masks), block_taps(block, taps))
@@ -167,7 +168,7 @@ class Network(nn.Module):
         return Head(self.graph.num_classes, name="fc")(x, in_mask)
 
 
-def block_masks(block: Block, masks: Mapping[str, Array] | None) -> tuple[Mask, tuple[Mask, ...] | None, Mask]:
+def block_masks(block: Block, masks: Mapping[str, Any] | None) -> tuple[Mask, tuple[Mask, ...] | None, Mask]:
     """The masks of a block's input, inside and output."""
     if masks is None:
         return None, None, None
@@ -175,7 +176,7 @@ def block_masks(block: Block, masks: Mapping[str, Array] | None) -> tuple[Mask, 
     return in_mask, tuple(masks[name] for name in block.inner_gates), masks[block.out_gate]
 
 
-def block_taps(block: Block, taps: Mapping[str, Array] | None) -> tuple[Mask, ...] | None:
+def block_taps(block: Block, taps: Mapping[str, Any] | None) -> tuple[Mask, ...] | None:
     """A block's taps, in order."""
     if taps is None:
         return None
