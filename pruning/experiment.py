@@ -239,7 +239,8 @@ def build_finetune(setting: setup.Setting, config: ConfigDict, finished: Mapping
     found, images = finished["search"], setting.dataset.splits["train"]
     progress = progress_of(found)
     keeps = {gate.name: int(keep) for gate, keep in zip(setting.graph.gates, progress.keeps, strict=True)}
-    kept = slim.keep_indices(setting.graph, search.split(setting.graph, progress.ranks), keeps, config.slim.round_to)
+    keeps = slim.round_widths(setting.graph, config.image_size, keeps, config.slim.round_to, config.search.target)
+    kept = slim.keep_indices(setting.graph, search.split(setting.graph, progress.ranks), keeps)
     narrowed = narrow(setting.graph, slim.widths(kept))
     start = _slim_variables(setting, config, found, kept)
     own, teacher = config.finetune, config.finetune_teacher

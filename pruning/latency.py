@@ -1,7 +1,6 @@
 """How long the dense, the masked and the slim network take, since fewer FLOPs are not always less time.
 
-Widths that are no multiples of what the hardware computes at once may even be slower; `round_to` in `slim.keep_indices`
-is for that, and this table shows what it brings.
+Widths that are no multiples of what the hardware computes at once may even be slower: see `slim.round_widths`.
 """
 
 import functools
@@ -37,30 +36,22 @@ class Variant(NamedTuple):
     arguments: PyTree
 
 
-def variants(
-    graph: Graph, variables: PyTree, kept: Kept, slim: PyTree, rounded: tuple[int, Kept, PyTree] | None = None
-) -> dict[str, Variant]:
-    """Dense, masked and slim network in inference mode, and a slim one of rounded widths if there is one.
+def variants(graph: Graph, variables: PyTree, kept: Kept, slim: PyTree) -> dict[str, Variant]:
+    """Dense, masked and slim network in inference mode.
 
     Args:
       variables, slim: {"params", "batch_stats"} of the whole and of the slim network.
-      rounded: (round_to, kept, variables).
     """
 
     def inference(graph: Graph, arguments: PyTree, images: Any) -> Any:
         variables, gate_masks = arguments
         return Network(graph).apply(variables, images, gate_masks)
 
-    found = {
+    return {
         "dense": Variant(functools.partial(inference, graph), (variables, None)),
         "masked": Variant(functools.partial(inference, graph), (variables, masks_of(graph, kept))),
         "slim": Variant(functools.partial(inference, narrow(graph, widths(kept))), (slim, None)),
     }
-    if rounded is not None:
-        round_to, wider, weights = rounded
-        call = functools.partial(inference, narrow(graph, widths(wider)))
-        found[f"slim, widths rounded to {round_to}"] = Variant(call, (weights, None))
-    return found
 
 
 def table(

@@ -173,6 +173,18 @@ def _read_split(classes: Classes, image_size: int, channels: int) -> Split:
     return Split(images, labels, tuple(classes))
 
 
+def find_pictures(images: Path) -> list[Path]:
+    """The picture files at or below what --images names, sorted. Raises UserError where there is none."""
+    if images.is_file():
+        return [images]
+    if not images.is_dir():
+        raise UserError(f"--images={images}: there is no such file or folder.")
+    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(f"folder {images} holds no pictures ({', '.join(SUFFIXES)}).")
+    return files
+
+
 def read_pictures(files: Sequence[Path], image_size: int, channels: int) -> UInt8[np.ndarray, "n s s c"]:
     """Pictures turned as their cameras say and resized. Raises UserError that names and counts unreadable ones."""
     images = np.empty((len(files), image_size, image_size, channels), np.uint8)

@@ -9,12 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 
 from common import exported
 from common.augment import normalize
 from common.errors import UserError
-from pruning import complexity, deploy, latency, slim
+from pruning import complexity, deploy, latency, predict, slim
 from pruning.graph import narrow
 from pruning.models.cifar_resnet import cifar_resnet
 from tests.pruning import networks
@@ -125,14 +126,16 @@ def test_the_description_cannot_be_changed(saved):
 
 @pytest.mark.slow
 def test_command_line(saved, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-m", "pruning.deploy", *arguments]
+    def run(*arguments, module="pruning.deploy"):
+        command = [sys.executable, "-m", module, *arguments]
         return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
 
     out = tmp_path / "slim.npz"
     done = run(f"--slim={saved[0]}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert "uint8 pictures [n, 12, 12, 3] to logits of 4 classes" in done.stdout
+    done = run(f"--slim={saved[0]}", "--images=nowhere", f"--out={tmp_path / 'a.csv'}", module="pruning.predict")
+    assert (done.returncode, done.stderr) == (2, "Error: --images=nowhere: there is no such file or folder.\n")
     for arguments, message in (
         ((f"--slim={saved[0]}", f"--out={out}"), "exists already"),
         ((f"--slim={tmp_path}", f"--out={tmp_path / 'b.npz'}"), "holds no slim network"),
@@ -144,23 +147,35 @@ def test_command_line(saved, tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_pictures_are_classified(saved, tmp_path):
+    folder, description, new = saved
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 12, 12, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        PIL.Image.fromarray(picture).save(tmp_path / f"{place}.png")
+    assert predict.predict(folder, tmp_path, tmp_path / "found.csv", batch_size=2) == 3
+    images = normalize(jnp.asarray(pictures), description.mean, description.std)
+    expected = jax.nn.softmax(logits(narrow(GRAPH, description.widths()), *new, images))
+    rows = [line.split(",") for line in (tmp_path / "found.csv").read_text().splitlines()]
+    assert rows[0] == ["image", "class", "probability"]
+    for place, (row, probabilities) in enumerate(zip(rows[1:], expected, strict=True)):
+        assert row[:2] == [str(tmp_path / f"{place}.png"), "abcd"[int(probabilities.argmax())]]
+        assert float(row[2]) == pytest.approx(float(probabilities.max()), abs=1e-5)
+    with pytest.raises(UserError, match="exists already"):
+        predict.predict(folder, tmp_path, tmp_path / "found.csv")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        predict.predict(folder, tmp_path / "nowhere", tmp_path / "other.csv")
+
+
 def test_latency_table(saved):
     _, description, new = saved
     kept = {name: np.asarray(indices) for name, indices in description.kept.items()}
-    rank = networks.ranks(GRAPH)
-    wider = slim.keep_indices(GRAPH, rank, description.widths(), round_to=8)
-    variables = dict(zip(("params", "batch_stats"), networks.variables(GRAPH, 12), strict=True))
-    rounded = slim.slice_variables(GRAPH, variables["params"], variables["batch_stats"], wider)
     names = ("params", "batch_stats")
-    forms = latency.variants(
-        GRAPH,
-        variables,
-        kept,
-        dict(zip(names, new, strict=True)),
-        (8, wider, dict(zip(names, rounded, strict=True))),
+    variables, narrow_variables = (
+        dict(zip(names, trees, strict=True)) for trees in (networks.variables(GRAPH, 12), new)
     )
-    assert list(forms) == ["dense", "masked", "slim", "slim, widths rounded to 8"]
-    fewer = {name: forms[name] for name in ("masked", "slim, widths rounded to 8")}
+    forms = latency.variants(GRAPH, variables, kept, narrow_variables)
+    assert list(forms) == ["dense", "masked", "slim"]
+    fewer = {name: forms[name] for name in ("masked", "slim")}
     rows = latency.table(fewer, (12, 12, 3), (1, 4), runs=2)
     assert [(row.network, row.batch_size) for row in rows] == [(name, size) for size in (1, 4) for name in fewer]
     assert all(row.milliseconds > 0 for row in rows)
@@ -168,7 +183,7 @@ def test_latency_table(saved):
     assert rows[3].times_faster == pytest.approx(rows[2].milliseconds / rows[3].milliseconds)
     text = latency.markdown(rows)
     assert text.splitlines()[0] == "| network | 1 image | 4 images |"
-    assert text.splitlines()[3].startswith("| slim, widths rounded to 8 | ")
+    assert text.splitlines()[3].startswith("| slim | ")
     x = jnp.asarray(networks.formula("images", 2, 12, 12, 3))
     for name in ("masked", "slim"):
         assert forms[name].call(jax.device_put(forms[name].arguments), x).shape == (2, 4)

@@ -145,19 +145,46 @@ def test_statistics_need_images(small):
         slim.recalibrate_bn(*small[:3], [])
 
 
-def test_widths_are_rounded_up_to_what_the_hardware_likes():
+ROUNDED = st.lists(st.floats(0, 1, width=32), min_size=12, max_size=12)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(rates=ROUNDED, round_to=st.sampled_from([2, 5, 8]), share=st.floats(0.3, 1))
+def test_rounded_widths(rates, round_to, share):
+    """Multiples or full widths, within the target, and none that was below its wish could still grow."""
+    graph = cifar_resnet(20, 10)
+    keep = networks.keep(graph, rates)
+    full = complexity.totals(graph, 32).flops
+    widths = slim.round_widths(graph, 32, keep, round_to, share)
+    assert list(widths) == [gate.name for gate in graph.gates]
+    for gate in graph.gates:
+        width = widths[gate.name]
+        assert 1 <= width <= gate.channels
+        assert width % round_to == 0 or width == gate.channels
+        if width < keep[gate.name]:
+            wider = {**widths, gate.name: min(width // round_to * round_to + round_to, gate.channels)}
+            assert complexity.totals(graph, 32, wider).flops > share * full
+    assert complexity.totals(graph, 32, widths).flops <= share * full
+
+
+def test_rounded_widths_stay_near_where_they_fit():
     graph = cifar_resnet(8, 10)
-    rank = networks.ranks(graph)
-    counts = dict.fromkeys((gate.name for gate in graph.gates), 9)
-    kept = slim.keep_indices(graph, rank, counts, round_to=8)
-    assert set(slim.widths(kept).values()) == {16}
-    widths = slim.widths(slim.keep_indices(graph, rank, dict.fromkeys(counts, 13), round_to=12))
-    assert widths["conv"] == 16  # no more than there are
-    assert widths["BasicBlock1.0/conv3"] == 24
-    for name, indices in kept.items():
-        assert list(indices) == sorted(indices)
-        assert set(np.flatnonzero(rank[name] < 9)) <= set(indices)
-        assert max(rank[name][indices]) == 15
+    keep = {gate.name: gate.channels // 2 + 1 for gate in graph.gates}
+    assert slim.round_widths(graph, 32, keep, 1, 0.01) == keep
+    halves = {gate.name: gate.channels // 2 for gate in graph.gates}
+    share = complexity.totals(graph, 32, halves).flops / complexity.totals(graph, 32).flops
+    assert slim.round_widths(graph, 32, keep, 8, share + 1e-9) == halves
+    assert slim.round_widths(graph, 32, dict.fromkeys(keep, 13), 16, 1.0) == dict.fromkeys(keep, 16)
+
+
+@pytest.mark.parametrize(
+    ("round_to", "target", "message"),
+    [(0, 0.5, "round_to is 0, but must be at least 1"), (16, 0.05, "16 channels in every gate cost more than 5.0%")],
+)
+def test_rounding_that_cannot_be(round_to, target, message):
+    graph = cifar_resnet(8, 10)
+    with pytest.raises(UserError, match=message):
+        slim.round_widths(graph, 32, {gate.name: 16 for gate in graph.gates}, round_to, target)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +207,3 @@ def test_choices_that_cannot_be(change, message):
     change(rank, counts)
     with pytest.raises(UserError, match=message):
         slim.keep_indices(graph, rank, counts)
-
-
-def test_rounding_that_cannot_be():
-    graph = cifar_resnet(8, 10)
-    with pytest.raises(UserError, match="round_to is 0"):
-        slim.keep_indices(graph, networks.ranks(graph), {}, round_to=0)
