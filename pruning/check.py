@@ -15,12 +15,12 @@ def check_config(config: ConfigDict) -> None:
     """Raise UserError for values that cannot work, alone or together."""
     for field in ("resume_from", "init_from"):
         accepted = "must be empty: phases start from one another; give config.dense instead"
-        check(config, field, not config[field], accepted)
+        check(config, field, not getattr(config, field), accepted)
     check_choice(config, "model.architecture", ARCHITECTURES)
     for group in ("train", "prepare", "finetune"):
         check_positive(config, f"{group}.batch_size", f"{group}.learning_rate", f"{group}.decay_factor")
-        ordered = list(config[group].decay_at) == sorted(set(config[group].decay_at))
-        inside = ordered and all(0 < part < 1 for part in config[group].decay_at)
+        shares = getattr(config, group).decay_at
+        inside = list(shares) == sorted(set(shares)) and all(0 < part < 1 for part in shares)
         check(config, f"{group}.decay_at", inside, "must hold shares of the epochs between 0 and 1, in rising order")
     check_positive(config, "train.epochs", "finetune.epochs", "evaluations", "eval_batch_size")
     check(config, "prepare.epochs", config.prepare.epochs >= 0, "must be at least 0")
@@ -36,7 +36,7 @@ def check_config(config: ConfigDict) -> None:
     padding = 0 <= config.augmentation.crop_padding < config.image_size
     check(config, "augmentation.crop_padding", padding, f"must lie between 0 and {config.image_size - 1}")
     for field in ("mean", "std"):
-        fits = len(config[field]) in (0, config.channels)
+        fits = len(getattr(config, field)) in (0, config.channels)
         check(config, field, fits, f"must be empty (measured) or have {config.channels} numbers, one per channel")
 
 

@@ -58,7 +58,7 @@ def phases(config: ConfigDict) -> list[Phase]:
 
 def _training(config: ConfigDict, group: str, images: int) -> dict[str, Any]:
     """The loop's and the optimiser's fields of a phase that trains: they follow from its own group of fields."""
-    own = config[group]
+    own = getattr(config, group)
     per_epoch = images // own.batch_size
     check(config, f"{group}.batch_size", per_epoch >= 1, f"must be at most {images}, the images of an epoch")
     every = -(-own.epochs // config.evaluations) * per_epoch
@@ -152,7 +152,7 @@ def build_search(setting: setup.Setting, config: ConfigDict, finished: Mapping[s
         progress = search.begin(plan, progress_of(state), data["variables"], data["images"], data["labels"])
         return state.replace(model_state=_model_state(data, progress))
 
-    def step(state, data, batch, key):
+    def step(state: TrainState, data: Any, batch: Any, key: Any) -> tuple[TrainState, Any]:
         del batch
         arguments = (progress_of(state), data["variables"], data["images"], np.asarray(data["labels"]), key)
         if config.search.method == "greedy":
@@ -207,6 +207,10 @@ def build_bank(setting: setup.Setting, config: ConfigDict, finished: Mapping[str
     ]
     images = setting.dataset.splits["train"].images
 
+    def step(state: TrainState, data: Any, batch: Any, key: Any) -> tuple[TrainState, Any]:
+        del data, batch, key
+        return state, {"teachers": (np.float32(len(teachers)), np.float32(1))}
+
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
         def logits(masks, batch):
             return whole(setting.graph, data["variables"], batch, masks)
@@ -226,7 +230,7 @@ def build_bank(setting: setup.Setting, config: ConfigDict, finished: Mapping[str
     return Experiment(
         data={"variables": setup.variables_of(state)},
         init=lambda data, key: TrainState(jnp.zeros((), jnp.int32), {}, {}, {}),
-        train_step=lambda state, data, batch, key: (state, {"teachers": (np.float32(len(teachers)), np.float32(1))}),
+        train_step=step,
         evaluate=lambda state, data: {"teachers": float(len(teachers))},
         batch=lambda data, step, key: step,
         host_step=True,

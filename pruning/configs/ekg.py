@@ -9,8 +9,8 @@ Variants with the published settings (ResNet-56 is trained first; `--config.dens
     :cifar10  :cifar100  :cifar10_mobilenet_v2            and Fashion-MNIST with ResNet-20 (ours): :fashion_mnist
 Published top-1 accuracy at 45 % of the FLOPs: CIFAR-10, ResNet-56 93.84 -> 94.09 %, MobileNet-v2 94.21 -> 94.52 %;
 CIFAR-100, ResNet-56 72.62 -> 72.93 %. About 0.2 GPU hours of search and 0.7 of fine-tuning.
-:imagenet_resnet18 :imagenet_resnet34 :imagenet_resnet50 take class folders (--config.dataset_path). They have the published
-targets, but no published recipe of fine-tuning: theirs is ours, not a reproduction.
+:imagenet_resnet18 :imagenet_resnet34 :imagenet_resnet50 take class folders (--config.dataset_path). They have the
+published targets, but no published recipe of fine-tuning: theirs is ours, not a reproduction.
 """
 
 from ml_collections import ConfigDict
