@@ -271,14 +271,17 @@ def _exact_candidate(search: Search, gate: int, rates: Any, keeps: Any, share: f
 
 
 def _official_candidate(search: Search, gate: int, rates: Any, keeps: Any, share: float) -> Candidate:
-    """Rates of 5 decimals. Below the target: walk up in rates of 2 decimals, and take the last one that stays below."""
+    """Rates of 5 decimals. Below the target: walk up channel by channel and take the last rate that stays below.
+
+    The walk looks at rates rounded to 2 decimals (1/64 is 0.02 there), but what it takes is not rounded to 2.
+    """
     channels, target = int(search.channels[gate]), search.settings.target
     rate = max(round(float(rates[gate]) - share, DECIMALS), 0.0)
     if _ratios(search, keeps, gate, np.array([keep_count(channels, rate)]))[0] < target:
         for more in np.arange(rate, rate + search.settings.step, 1 / channels):
             walked = round(float(more), 2)
             if _ratios(search, keeps, gate, np.array([keep_count(channels, walked)]))[0] > target:
-                rate = max(round(walked - 1 / channels, DECIMALS), 0.0)
+                rate = max(round(float(more) - 1 / channels, DECIMALS), 0.0)
                 break
     return Candidate(gate, keep_count(channels, rate), rate)
 
