@@ -43,6 +43,7 @@ class Cell:
     overrides: Mapping[str, str]
     metrics: Sequence[str]
     budget: Mapping[str, str] = field(default_factory=dict)  # more overrides, but for --quick
+    phase: str = ""  # whose results count, in runs of several phases
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,20 @@ def _vit_small(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
 
 
+_PRUNED = ("test_accuracy", "test_accuracy_before_finetuning", "dense_test_accuracy", "flops_kept_ekg")
+
+
+def _pruning(name: str, config: str = "ekg", **overrides: str) -> Cell:
+    """The first cell trains the whole network of a seed, the others prune the same one ({first}: its run)."""
+    module, file = "pruning.main", f"pruning/configs/{config}.py"
+    return Cell(name, module, file, overrides, _PRUNED, phase="finetune")
+
+
+def _ablation(search: str, finetune: str) -> Cell:
+    name = f"EKG, search {search}, fine-tuning {finetune}"
+    return _pruning(name, search_teacher=search, finetune_teacher=finetune, dense="{first}")
+
+
 FAMILIES = {
     "fewshot": Family(
         "5-way 1-shot on embedded glyphs, scripts unseen in training",
@@ -133,6 +148,18 @@ FAMILIES = {
             _tapl("TAPL, no pseudo labels (transductive)", **{"tapl.query_weight": "0.0"}),
             _tapl("TAPL, length scale from 1 (transductive)", **{"propagation.initial_sigma": "1.0"}),
             _tapl("TAPL, all pairs (transductive)", **{"propagation.neighbours": "0"}),
+        ),
+    ),
+    "pruning": Family(
+        "ResNet-20 on 40 embedded characters, 60 images each, down to half its FLOPs; top-1 of the slim network",
+        (
+            _pruning("EKG"),
+            _pruning("L1, one share for all layers", "l1", dense="{first}"),
+            _pruning("Random filters, one share for all layers", "random", dense="{first}"),
+            _ablation("none", "none"),
+            _ablation("single", "none"),
+            _ablation("ensemble", "none"),
+            _ablation("ensemble", "single"),
         ),
     ),
     "vit_small": Family(
@@ -178,8 +205,9 @@ def _run_family(name: str, family: Family) -> list[dict]:
     seeds = range(2 if _QUICK.value else _SEEDS.value)
     rows = []
     for cell in family.cells:
-        runs = [_run(name, cell, seed) for seed in seeds]
-        row = {"name": cell.name, "command": " ".join(_command(cell, 0)), "seeds": list(seeds)}
+        runs = [_run(name, cell, family.cells[0], seed) for seed in seeds]
+        first = _folder(name, family.cells[0], 0)
+        row = {"name": cell.name, "command": " ".join(_command(cell, 0, first)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
             values = [run["results"][metric] for run in runs]
@@ -192,24 +220,35 @@ def _run_family(name: str, family: Family) -> list[dict]:
     return rows
 
 
-def _command(cell: Cell, seed: int) -> list[str]:
+def _command(cell: Cell, seed: int, first: Path) -> list[str]:
+    """`first`: the folder of the family's first cell with this seed, for cells that go on from there."""
     variant = ":smoke" if _QUICK.value else ""
     fields = {**({} if _QUICK.value else cell.budget), **cell.overrides}
-    overrides = [f"--config.{field}={value}" for field, value in fields.items()]
+    overrides = [f"--config.{field}={value.replace('{first}', str(first))}" for field, value in fields.items()]
     return ["python", "-m", cell.module, f"--config={cell.config}{variant}", f"--config.seed={seed}", *overrides]
 
 
-def _run(family: str, cell: Cell, seed: int) -> dict:
+def _folder(family: str, cell: Cell, seed: int) -> Path:
     size = "quick" if _QUICK.value else "full"
     slug = "-".join(re.sub(r"[,()]", "", cell.name.lower()).split())
-    folder = Path(_RUNS.value) / size / family / f"{slug}-seed{seed}"
-    command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
+    return Path(_RUNS.value) / size / family / f"{slug}-seed{seed}"
+
+
+def _run(family: str, cell: Cell, first: Cell, seed: int) -> dict:
+    folder = _folder(family, cell, seed)
+    command = [sys.executable, *_command(cell, seed, _folder(family, first, seed))[1:], f"--workdir={folder}"]
     subprocess.run(command, check=True)
-    lines = writers.read(folder / "metrics.jsonl")
+    results = json.loads((folder / cell.phase / "results.json").read_text())
+    files = sorted(folder.glob("*/metrics.jsonl")) if cell.phase else [folder / "metrics.jsonl"]
+    return {"results": results, "minutes": sum(map(_minutes, files))}
+
+
+def _minutes(metrics: Path) -> float:
+    lines = writers.read(metrics)
     # Each session's clock starts at 0; the longest reading of every session adds up to the time spent.
     spent = sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
                 if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
-    return {"results": json.loads((folder / "results.json").read_text()), "minutes": spent / 60}
+    return spent / 60
 
 
 def markdown(results: Mapping[str, dict]) -> str:

@@ -240,8 +240,19 @@ def get_config(variant: str = "") -> ConfigDict:
     config.landscape_iterations = 20  # of Lanczos
 
     # Where it starts and what it writes beside metrics.jsonl
-    config.resume_from = ""  # these two have no meaning in runs of several phases; use `dense`
+    config.resume_from = ""  # these two must stay empty: phases start from one another; see `dense`
     config.init_from = ""
     config.tensorboard = True  # if tensorboardX is installed
     config.wandb_project = ""
     return select(config, variant, VARIANTS)
+
+
+def at_once(variant: str, name: str, method: str, criterion: str) -> ConfigDict:
+    """A baseline: filters go all at once by another criterion, nobody teaches."""
+    config = get_config(variant)
+    config.name = name
+    config.search.method = method
+    config.search.criterion = criterion
+    config.search_teacher = "none"
+    config.finetune_teacher = "none"
+    return config

@@ -60,7 +60,12 @@ def build(path, dtype="float32", count=7):
         yield np.arange(4.0, count)
 
     return memory_bank.build(
-        path, lambda factor, x: factor * x[:, None] + np.zeros(3), [1.0, 10.0], batches, (count, 3), dtype
+        path,
+        lambda masks, x: masks["a"] * x[:, None] + np.zeros(3),
+        [{"a": 1.0}, {"a": 10.0}],
+        batches,
+        (count, 3),
+        dtype,
     )
 
 

@@ -80,7 +80,7 @@ def test_official_marks_and_candidates(step):
     np.testing.assert_allclose(rates, trace["candidate_rate"][step][trace["marked"][step]], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("step", [0, 5, 9])
+@pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 5, pytest.param(9, marks=pytest.mark.slow)])
 def test_official_decision(resnet56, step):
     """Steps 5 and 6 choose among exact ties: gates whose next filters are all dead."""
     graph, variables = resnet56
@@ -101,6 +101,7 @@ def test_official_decision(resnet56, step):
     np.testing.assert_allclose(progress.ensemble, following, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_official_beginning_and_importance(resnet56):
     graph, variables = resnet56
     search, expected = official(graph), golden("importance")
