@@ -14,9 +14,8 @@ from pruning.search import RATES
 def check_config(config: ConfigDict) -> None:
     """Raise UserError for values that cannot work, alone or together."""
     for field in ("resume_from", "init_from"):
-        check(
-            config, field, not config[field], "must be empty: phases start from one another; give config.dense instead"
-        )
+        accepted = "must be empty: phases start from one another; give config.dense instead"
+        check(config, field, not config[field], accepted)
     check_choice(config, "model.architecture", ARCHITECTURES)
     for group in ("train", "prepare", "finetune"):
         check_positive(config, f"{group}.batch_size", f"{group}.learning_rate", f"{group}.decay_factor")

@@ -9,8 +9,8 @@ Variants with the published settings (ResNet-56 is trained first; `--config.dens
     :cifar10  :cifar100  :cifar10_mobilenet_v2            and Fashion-MNIST with ResNet-20 (ours): :fashion_mnist
 Published top-1 accuracy at 45 % of the FLOPs: CIFAR-10, ResNet-56 93.84 -> 94.09 %, MobileNet-v2 94.21 -> 94.52 %;
 CIFAR-100, ResNet-56 72.62 -> 72.93 %. About 0.2 GPU hours of search and 0.7 of fine-tuning.
-:imagenet_resnet18 :imagenet_resnet34 :imagenet_resnet50 have the published targets, but no published recipe of
-fine-tuning: theirs is ours, not a reproduction.
+:imagenet_resnet18 :imagenet_resnet34 :imagenet_resnet50 take class folders (--config.dataset_path). They have the published
+targets, but no published recipe of fine-tuning: theirs is ours, not a reproduction.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +39,7 @@ CIFAR = {
 }
 # Search as published for CIFAR; fine-tuning was not released (ours: 50 epochs).
 IMAGENET = {
-    "dataset": "imagenet2012",
+    "dataset": "folder",  # train/ and test/ with a folder per class; all pictures are held in memory
     "image_size": 224,
     "mean": (123.675 / 255, 116.28 / 255, 103.53 / 255),
     "std": (58.395 / 255, 57.12 / 255, 57.375 / 255),

@@ -1,4 +1,4 @@
-"""Filters of smallest L1 norm go (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017), one share for all layers.
+"""Filters of smallest L1 norm go (Li et al., ICLR 2017), one share for all layers.
 
 Run:    python -m pruning.main --config=pruning/configs/l1.py
 Smoke:  python -m pruning.main --config=pruning/configs/l1.py:smoke

@@ -81,10 +81,8 @@ def test_killed_run_resumes_bit_for_bit(finished, tmp_path, phase):
 def test_eight_devices_equal_one(finished, tmp_path):
     cli.run(*cli.flags(tmp_path / "run"), devices=8)
     one, eight = finished[0], tmp_path / "run"
-    history = [
-        running.state_on_disk(folder / "search")["['model_state']['search']['history_gate']"] for folder in (one, eight)
-    ]
-    np.testing.assert_array_equal(*history)
+    gates = "['model_state']['search']['history_gate']"
+    np.testing.assert_array_equal(*(running.state_on_disk(folder / "search")[gates] for folder in (one, eight)))
     for name, tolerance in (("dense", 1e-5), ("search", 1e-4), ("finetune", 1e-4)):
         running.assert_same_arrays(running.state_on_disk(one / name), running.state_on_disk(eight / name), tolerance)
 

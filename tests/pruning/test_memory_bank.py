@@ -59,14 +59,10 @@ def build(path, dtype="float32", count=7):
         yield np.arange(4.0)
         yield np.arange(4.0, count)
 
-    return memory_bank.build(
-        path,
-        lambda masks, x: masks["a"] * x[:, None] + np.zeros(3),
-        [{"a": 1.0}, {"a": 10.0}],
-        batches,
-        (count, 3),
-        dtype,
-    )
+    def logits(masks, x):
+        return masks["a"] * x[:, None] + np.zeros(3)
+
+    return memory_bank.build(path, logits, [{"a": 1.0}, {"a": 10.0}], batches, (count, 3), dtype)
 
 
 @pytest.mark.parametrize("dtype", memory_bank.DTYPES)
@@ -83,7 +79,7 @@ def test_what_cannot_be_read(tmp_path):
     with pytest.raises(UserError, match=r"bank.npy cannot be read \(FileNotFoundError\); remove the folder"):
         memory_bank.read(tmp_path / "bank.npy", (7, 3))
     build(tmp_path / "bank.npy")
-    with pytest.raises(UserError, match=r"has shape \[7, 3, 2\], but the data have \(8, 3\)"):
+    with pytest.raises(UserError, match=r"has shape \[7, 3, 2\], but the data have \[8, 3\]"):
         memory_bank.read(tmp_path / "bank.npy", (8, 3))
     (tmp_path / "bank.npy").write_bytes(b"\x93NUMPY nonsense")
     with pytest.raises(UserError, match=r"bank.npy cannot be read \(ValueError\)"):
