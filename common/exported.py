@@ -71,7 +71,7 @@ def load(file: Path) -> tuple[Callable[..., PyTree], dict[str, Any]]:
       UserError: a file that is missing, damaged, or nothing that `write` has written.
     """
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:  # closed whatever happens
             arrays = {name: stored[name] for name in stored.files}
         exported = export.deserialize(bytearray(arrays["program"].tobytes()))
         record = json.loads(str(arrays["record"]))

@@ -65,11 +65,7 @@ def _measure(
     data = data | {"batch_stats": variables["batch_stats"]}
     keys = [rng.stream(config.seed, f"landscape {part}") for part in ("start", "surface")]
 
-    @jax.jit
-    def extremes(params, data, key):
-        return landscape.hessian_extremes(loss, params, data, key, config.landscape_iterations)
-
-    ends = extremes(variables["params"], data, keys[0])
+    ends = landscape.hessian_extremes(loss, variables["params"], data, keys[0], config.landscape_iterations)
     side, losses = landscape.surface(loss, variables["params"], data, keys[1], _POINTS, _REACH)
     landscape.draw_surface(side, losses, folder / "figures" / f"surface_{name}.png", name)
     return {

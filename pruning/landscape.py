@@ -5,6 +5,7 @@ eigenvalue of the loss's Hessian with respect to all weights is *inferred* here:
 small ones are the smooth ones, which is the convexity ratio of Li et al. 2018 ("Visualizing the loss landscape").
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from common import plots
 from common.errors import UserError
@@ -36,41 +37,56 @@ def hvp(loss: Loss, params: PyTree, data: PyTree, vector: PyTree) -> PyTree:
     return jax.jvp(lambda params: jax.grad(loss)(params, data), (params,), (vector,))[1]
 
 
+class _Basis(NamedTuple):
+    """What Lanczos has so far."""
+
+    vectors: Float[Array, "m n"]  # found ones first, then zeros
+    vector: Float[Array, " n"]  # the next one; 0 once the space is exhausted
+    size: Float[Array, ""]  # of the matrix, roughly
+
+
 def lanczos(
     product: Callable[[Float[Array, " n"]], Float[Array, " n"]], start: Float[Array, " n"], iterations: int
 ) -> Extremes:
     """Extreme eigenvalues of the symmetric matrix that `product` multiplies by.
 
-    `iterations` products in one `scan`, every new vector made orthogonal to all before it, twice; memory is
-    `iterations` vectors. The estimates lie between the true extremes and reach them after n iterations at the latest.
+    Every new vector is made orthogonal to all before it, twice; memory is `iterations` vectors. The estimates lie
+    between the true extremes and reach them after n iterations at the latest.
+
+    A loop on the host around compiled pieces, not a `scan`: on a CPU a convolution inside a compiled loop runs on one
+    slow path (ResNet-20, 64 images, 4 products, two busy cores: 282 s against 12 s).
 
     Raises:
       ValueError: fewer than 1 iteration, or more than n.
     """
     if not 1 <= iterations <= len(start):
         raise ValueError(f"iterations is {iterations}, but must be at least 1 and at most the {len(start)} parameters")
-    tiny = _BREAKDOWN * jnp.finfo(start.dtype).eps
+    zeros = jnp.zeros((iterations, len(start)), start.dtype)
+    basis = _Basis(zeros, start / jnp.linalg.norm(start), jnp.zeros((), start.dtype))
+    rows = []
+    for i in range(iterations):
+        basis, row = _advance(basis, product(basis.vector), i)
+        rows.append(row)
+    return _extremes(*(jnp.stack(column) for column in zip(*rows, strict=True)))
 
-    def iterate(carry, i):
-        basis, vector, size = carry
-        basis = basis.at[i].set(vector)
-        image = product(vector)
-        diagonal = vector @ image
-        for _ in range(2):  # once leaves rounding errors behind that bring found eigenvalues back
-            image = image - basis.T @ (basis @ image)
-        beside = jnp.linalg.norm(image)
-        size = jnp.maximum(size, jnp.abs(diagonal) + beside)
-        # The space is exhausted when nothing is left: the vectors from here on are zero.
-        beside = jnp.where(beside > tiny * size, beside, 0)
-        following = jnp.where(beside > 0, image / jnp.where(beside > 0, beside, 1), 0)
-        return (basis, following, size), (diagonal, beside, jnp.any(vector != 0))
 
-    first = (
-        jnp.zeros((iterations, len(start)), start.dtype),
-        start / jnp.linalg.norm(start),
-        jnp.zeros((), start.dtype),
-    )
-    _, (diagonal, beside, alive) = jax.lax.scan(iterate, first, jnp.arange(iterations))
+@jax.jit
+def _advance(basis: _Basis, image: Float[Array, " n"], i: Any) -> tuple[_Basis, tuple[Array, Array, Array]]:
+    """The next basis, and (diagonal, beside it, whether the vector was one) of the tridiagonal matrix."""
+    vectors = basis.vectors.at[i].set(basis.vector)
+    diagonal = basis.vector @ image
+    for _ in range(2):  # once leaves rounding errors behind that bring found eigenvalues back
+        image = image - vectors.T @ (vectors @ image)
+    beside = jnp.linalg.norm(image)
+    size = jnp.maximum(basis.size, jnp.abs(diagonal) + beside)
+    # The space is exhausted when nothing but rounding errors is left: the vectors from here on are zero.
+    beside = jnp.where(beside > _BREAKDOWN * jnp.finfo(image.dtype).eps * size, beside, 0)
+    following = jnp.where(beside > 0, image / jnp.where(beside > 0, beside, 1), 0)
+    return _Basis(vectors, following, size), (diagonal, beside, jnp.any(basis.vector != 0))
+
+
+@jax.jit
+def _extremes(diagonal: Float[Array, " m"], beside: Float[Array, " m"], alive: Bool[Array, " m"]) -> Extremes:
     # Rows of zero vectors get an element from between the extremes, so that they change neither.
     diagonal = jnp.where(alive, diagonal, diagonal[0])
     eigenvalues = jnp.linalg.eigvalsh(jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1))
@@ -78,16 +94,19 @@ def lanczos(
 
 
 def hessian_extremes(loss: Loss, params: PyTree, data: PyTree, key: PRNGKeyArray, iterations: int = 30) -> Extremes:
-    """Extreme eigenvalues of the Hessian of `loss(params, data)`; traceable, `iterations` is capped at the parameters.
+    """Extreme eigenvalues of the Hessian of `loss(params, data)`; `iterations` is capped at the number of parameters.
 
-    The start is random, because the gradient of a trained network can be orthogonal to what matters.
+    Compiles one Hessian-vector product. The start is random, because the gradient of a trained network can be
+    orthogonal to what matters.
     """
     flat, unravel = ravel_pytree(params)
 
-    def product(vector):
+    @jax.jit
+    def product(params, data, vector):
         return ravel_pytree(hvp(loss, params, data, unravel(vector)))[0]
 
-    return lanczos(product, jax.random.normal(key, flat.shape, flat.dtype), min(iterations, flat.size))
+    start = jax.random.normal(key, flat.shape, flat.dtype)
+    return lanczos(functools.partial(product, params, data), start, min(iterations, flat.size))
 
 
 def condition_number(extremes: Extremes) -> Float[Array, ""]:

@@ -64,7 +64,10 @@ def round_widths(graph: Graph, side: int, keep: Mapping[str, int], round_to: int
     while not fits(widths):
         falling = [name for name in widths if moved(name, False)[name] >= 1]
         if not falling:
-            raise UserError(f"Widths of {round_to} channels in every gate cost more than {target:.1%} of the FLOPs.")
+            raise UserError(
+                f"Widths of {round_to} channels in every gate cost more than {target:.1%} of the FLOPs: round_to must "
+                "be smaller."
+            )
         widths = moved(max(falling, key=excess), False)
     while rising := [name for name in widths if widths[name] < keep[name] and fits(moved(name, True))]:
         widths = moved(min(rising, key=excess), True)

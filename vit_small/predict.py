@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common import tool
 from common.checkpoint import read_run
-from common.data.folder import SUFFIXES, read_pictures
+from common.data.folder import find_pictures, read_pictures
 from common.errors import UserError
 from vit_small import experiment, train
 from vit_small.report import DESCRIPTION
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_size: int = 64) -> int:
     """Write the table; the number of pictures. Raises UserError on whatever is missing or cannot be read."""
     tool.new_file(out)
-    files = find(images)
+    files = find_pictures(images)
     config, description, params = open_run(folder, which)
     names = description["class_names"]
     recipe = experiment.make_recipe(config, len(names), tuple(description["mean"]), tuple(description["std"]))
@@ -81,18 +81,6 @@ def open_run(folder: Path, which: str = "last") -> tuple[ConfigDict, dict[str, A
         raise UserError(f"{folder} is no finished run of this method: it has no {DESCRIPTION}; train to the end first.")
     config = configs.from_json((folder / "config.json").read_text())
     return config, json.loads(file.read_text()), read_run(folder, which)[1]["params"]
-
-
-def find(images: Path) -> list[Path]:
-    """The picture files at or below a path, sorted. Raises UserError where there is none."""
-    if images.is_file():
-        return [images]
-    if not images.is_dir():
-        raise UserError(f"--images={images}: there is no such file or folder.")
-    files = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise UserError(f"folder {images} holds no pictures ({', '.join(SUFFIXES)}).")
-    return files
 
 
 def write(out: Path, files: Sequence[Path], probabilities: np.ndarray, names: Sequence[str]) -> None:

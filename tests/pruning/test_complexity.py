@@ -60,7 +60,7 @@ def test_mobilenet_v2_is_the_one_of_the_authors_earlier_code():
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("resnet20", 32), ("resnet56", 33), ("imagenet_resnet18", 224), ("imagenet_resnet50", 97), ("mobilenet_v2", 32)],
+    [("resnet20", 33), ("imagenet_resnet18", 224), ("imagenet_resnet50", 97), ("mobilenet_v2", 32)],
 )
 @pytest.mark.parametrize("rate", [1.0, 0.4])
 def test_formula_is_what_the_program_multiplies(name, side, rate):

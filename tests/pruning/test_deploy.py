@@ -18,8 +18,8 @@ from common.errors import UserError
 from pruning import complexity, deploy, latency, predict, slim
 from pruning.graph import narrow
 from pruning.models.cifar_resnet import cifar_resnet
-from tests.pruning import networks
-from tests.pruning.networks import logits
+from tests.pruning import networks, reference
+from tests.pruning.networks import jit, logits
 
 GRAPH = cifar_resnet(8, 4)
 
@@ -166,27 +166,40 @@ def test_pictures_are_classified(saved, tmp_path):
         predict.predict(folder, tmp_path / "nowhere", tmp_path / "other.csv")
 
 
-def test_latency_table(saved):
+def test_networks_whose_time_is_taken(saved):
     _, description, new = saved
     kept = {name: np.asarray(indices) for name, indices in description.kept.items()}
     names = ("params", "batch_stats")
-    variables, narrow_variables = (
-        dict(zip(names, trees, strict=True)) for trees in (networks.variables(GRAPH, 12), new)
-    )
-    forms = latency.variants(GRAPH, variables, kept, narrow_variables)
+    dense, slim_variables = (dict(zip(names, trees, strict=True)) for trees in (networks.variables(GRAPH, 12), new))
+    forms = latency.variants(GRAPH, dense, kept, slim_variables)
     assert list(forms) == ["dense", "masked", "slim"]
-    fewer = {name: forms[name] for name in ("masked", "slim")}
-    rows = latency.table(fewer, (12, 12, 3), (1, 4), runs=2)
-    assert [(row.network, row.batch_size) for row in rows] == [(name, size) for size in (1, 4) for name in fewer]
-    assert all(row.milliseconds > 0 for row in rows)
-    assert rows[2].times_faster == 1
-    assert rows[3].times_faster == pytest.approx(rows[2].milliseconds / rows[3].milliseconds)
-    text = latency.markdown(rows)
-    assert text.splitlines()[0] == "| network | 1 image | 4 images |"
-    assert text.splitlines()[3].startswith("| slim | ")
     x = jnp.asarray(networks.formula("images", 2, 12, 12, 3))
-    for name in ("masked", "slim"):
-        assert forms[name].call(jax.device_put(forms[name].arguments), x).shape == (2, 4)
+    found = {name: jit(form.call)(form.arguments, x) for name, form in forms.items()}
+    np.testing.assert_allclose(found["dense"], logits(GRAPH, *dense.values(), x), rtol=1e-4, atol=1e-4)
+    masked = reference.forward(
+        narrow(GRAPH, description.widths()), *slim.slice_variables(GRAPH, *dense.values(), kept), x
+    )
+    np.testing.assert_allclose(found["masked"], masked, rtol=1e-4, atol=1e-4)
+    expected = reference.forward(narrow(GRAPH, description.widths()), *new, x)
+    np.testing.assert_allclose(found["slim"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_latency_table():
+    networks = {
+        "long": latency.Variant(
+            lambda a, x: jax.lax.fori_loop(0, 2000, lambda _, y: jnp.sin(y * a), x), jnp.float32(1)
+        ),
+        "short": latency.Variant(lambda a, x: x * a, jnp.float32(1)),
+    }
+    rows = latency.table(networks, (8, 8, 3), (1, 4), runs=3)
+    assert [(row.network, row.batch_size) for row in rows] == [(name, size) for size in (1, 4) for name in networks]
+    assert rows[0].times_faster == rows[2].times_faster == 1
+    assert rows[3].times_faster == pytest.approx(rows[2].milliseconds / rows[3].milliseconds)
+    assert rows[3].times_faster > 1
+    text = latency.markdown(rows).splitlines()
+    assert text[0] == "| network | 1 image | 4 images |"
+    assert text[3].startswith("| short | ")
+    assert text[3].endswith(f" {rows[3].milliseconds:.2f} ms ({rows[3].times_faster:.2f}x) |")
 
 
 @pytest.mark.parametrize("bad", [{"runs": 0}, {"batch_sizes": ()}, {"batch_sizes": (4, 0)}])
