@@ -98,7 +98,13 @@ def _vit_small(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
 
 
-_PRUNED = ("test_accuracy", "test_accuracy_before_finetuning", "dense_test_accuracy", "flops_kept_ekg")
+_PRUNED = (
+    "test_accuracy",
+    "test_accuracy_before_finetuning",
+    "dense_test_accuracy",
+    "flops_kept_ekg",
+    "times_faster_batch1",
+)
 
 
 def _pruning(name: str, config: str = "ekg", **overrides: str) -> Cell:
