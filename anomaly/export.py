@@ -4,26 +4,19 @@ Takes RGB pictures as uint8 [n, height, width, 3], any n; does resize, crop, bac
 and threshold. The file holds the program (StableHLO, by `jax.export`), the weights, and what belongs to them.
 """
 
-import io
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax import export
 from jaxtyping import Array, Bool, Float
 
 from anomaly import inference, pillow_resize
 from anomaly.hypersphere import LARGEST_BLOCK
-from common import tool
+from common import exported, tool
 from common.errors import UserError
-
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Scored(NamedTuple):
@@ -54,31 +47,13 @@ def write(model: inference.Model, height: int, width: int, out: Path) -> None:
     # The number of pictures is unknown here, so the chunk that suits it cannot be chosen: one that suits 16.
     chunk = model.recipe.chunk or max(1, LARGEST_BLOCK // (16 * model.recipe.bank_rows))
     model = model._replace(recipe=model.recipe._replace(chunk=chunk))
-    leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, jax.device_get(model.variables)))
-
-    def program(leaves, thresholds, pictures):
-        return tuple(score_pictures(model, jax.tree.unflatten(structure, leaves), thresholds, pictures))
-
-    (number,) = export.symbolic_shape("n")
-    pictures = jax.ShapeDtypeStruct((number, height, width, 3), jnp.uint8)
-    exported = export.export(jax.jit(program), platforms=PLATFORMS)(leaves, thresholds, pictures)
+    pictures = exported.some((height, width, 3), jnp.uint8)
     record = {"outputs": Scored._fields, "height": height, "width": width, "calibration": calibration._asdict()}
-    arrays = {f"weight_{place:04d}": leaf for place, leaf in enumerate(leaves)}
-    content = io.BytesIO()
-    np.savez(
-        content,
-        program=np.frombuffer(exported.serialize(), np.uint8),
-        thresholds=thresholds,
-        record=np.array(json.dumps(record)),
-        **arrays,  # pyright: ignore[reportArgumentType]
-    )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(out.name + ".partial")
-        partial.write_bytes(content.getbuffer())
-        partial.replace(out)
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written ({error.strerror}).") from error
+
+    def program(arrays, pictures):
+        return tuple(score_pictures(model, arrays["variables"], arrays["thresholds"], pictures))
+
+    exported.write(program, {"variables": model.variables, "thresholds": thresholds}, [pictures], record, out)
 
 
 def load(file: Path) -> tuple[Callable[[Any], Scored], dict[str, Any]]:
@@ -87,15 +62,8 @@ def load(file: Path) -> tuple[Callable[[Any], Scored], dict[str, Any]]:
     Raises:
       UserError: a file that is missing, damaged, or no export.
     """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        exported = export.deserialize(bytearray(arrays["program"].tobytes()))
-        record = json.loads(str(arrays["record"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is no exported scorer ({error}); write it again with anomaly.export.") from error
-    leaves = [jnp.asarray(arrays[name]) for name in sorted(arrays) if name.startswith("weight_")]
-    return lambda pictures: Scored(*exported.call(leaves, arrays["thresholds"], pictures)), record
+    call, record = exported.load(file)
+    return lambda pictures: Scored(*call(pictures)), record
 
 
 def define_flags() -> None:

@@ -50,7 +50,7 @@ def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str
 
 def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
     outcomes: dict[str, loop.Outcome] = {}
-    finished = _Finished(folder)
+    finished = Finished(folder)
     for phase in phases:
         own, place = phase_config(config, phase), folder / phase.name
         if not workdir.is_done(place):
@@ -66,11 +66,11 @@ def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> di
     return outcomes
 
 
-class _Finished(Mapping[str, TrainState]):
+class Finished(Mapping[str, TrainState]):
     """States of the phases that have ended, read from disk when they are first asked for."""
 
     def __init__(self, folder: Path, names: Sequence[str] = ()):
-        self.folder, self.names = folder, list(names)
+        self.folder, self.names = folder, list(names)  # the run's folder; files of a phase lie in `folder / name`
         self._states: dict[str, TrainState] = {}
 
     def __getitem__(self, name: str) -> TrainState:
@@ -92,7 +92,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
     workdir.check_config(folder, config, evaluation_fields)
-    finished = _Finished(folder, [phase.name for phase in phases[:-1]])
+    finished = Finished(folder, [phase.name for phase in phases[:-1]])
     own, place = phase_config(config, phases[-1]), folder / phases[-1].name
     experiment = phases[-1].build(own, finished)
     data = parallel.place_data(experiment.data)

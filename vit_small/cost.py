@@ -1,16 +1,13 @@
-"""Parameters and multiply-accumulates (MACs): by formula, and counted from parameters and the traced program.
+"""Parameters and multiply-accumulates (MACs) by formula; `common.cost` counts them in the traced program.
 
 MACs are those of linear maps, convolutions and products of batches of matrices, head mixing included; biases, norms and
 softmax are not counted. The paper's "FLOPs" column is this number, in millions.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from vit_small.design import Design
 from vit_small.models import T2T, CaiT, PiT, Swin, ViT
@@ -39,44 +36,6 @@ def parameters(model: nn.Module, image: Image) -> int:
 def macs(model: nn.Module, image: Image) -> int:
     """Multiply-accumulates for one image, by formula."""
     return _total(model, image).macs
-
-
-def count_parameters(params: Any) -> int:
-    """Numbers in a tree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
-def count_macs(function: Callable[..., Any], *arguments: Any) -> int:
-    """Multiply-accumulates of the matrix products and convolutions in the traced program of `function`."""
-    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
-
-
-def _of_jaxpr(jaxpr: Jaxpr) -> int:
-    total: int = 0
-    for equation in jaxpr.eqns:
-        kind = equation.primitive.name
-        variables = (*equation.outvars[:1], *equation.invars[:2])
-        shapes: list[tuple[int, ...]] = [getattr(variable.aval, "shape", ()) for variable in variables]
-        if kind == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            depth = math.prod(shapes[1][axis] for axis in contracted)
-            total += math.prod(shapes[0]) * depth
-        elif kind == "conv_general_dilated":
-            kernel, layout = shapes[2], equation.params["dimension_numbers"].rhs_spec
-            total += math.prod(shapes[0]) * math.prod(kernel) // kernel[layout[0]]
-        inner = sum(_of_jaxpr(part) for part in _inner(equation.params.values()))
-        total += inner * (equation.params["length"] if kind == "scan" else 1)
-    return total
-
-
-def _inner(values: Iterable[Any]) -> Iterable[Jaxpr]:
-    for value in values:
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value
-        elif isinstance(value, tuple | list):
-            yield from _inner(value)
 
 
 # --- formulas -------------------------------------------------------------------------------------------------------

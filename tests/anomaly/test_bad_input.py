@@ -114,7 +114,7 @@ def test_run_that_cannot_score(finished, tmp_path):
     file.unlink()
     with pytest.raises(UserError, match="has not ended; finish it with its own command first"):
         inference.load_model(tmp_path / "all" / "brick")
-    with pytest.raises(UserError, match="is no exported scorer"):
+    with pytest.raises(UserError, match="is no exported program"):
         export.load(finished[0] / "config.json")
 
 

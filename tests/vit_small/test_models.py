@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from common.cost import count_macs, count_parameters
 from common.errors import UserError
 from tests.vit_small import official
 from tests.vit_small.official import CASES, NAMES
@@ -95,14 +96,14 @@ def test_parameters_of_tiny_models(name, spt, lsa):
     model = official.tiny(name, official.design(spt, lsa))
     trainable, total = totals(model, official.like(model, 16), positions=official.positions(arrays, prefix))
     assert (trainable, total) == (arrays[prefix + "n_trainable"], arrays[prefix + "n_params"])
-    assert cost.parameters(model, cost.Image(16)) == cost.count_parameters(official.like(model, 16))
+    assert cost.parameters(model, cost.Image(16)) == count_parameters(official.like(model, 16))
 
 
 def totals(model, shapes, positions=65):
     """(trainable, all) numbers of the official module: T2T's has more than ours, and fixed positions."""
     extra = unused(model, positions)
     frozen = extra["pos_embed"].size if extra else 0
-    trainable = cost.count_parameters(shapes) + sum(array.size for array in extra.values()) - frozen
+    trainable = count_parameters(shapes) + sum(array.size for array in extra.values()) - frozen
     return trainable, trainable + frozen
 
 
@@ -149,9 +150,9 @@ def test_parameters_and_multiplications(name, spt, lsa, side):
         shapes.update(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables["params"]))
         return out["logits"]
 
-    counted = cost.count_macs(init, jax.random.key(0))
+    counted = count_macs(init, jax.random.key(0))
     assert totals(model, shapes) == (arrays[prefix + "n_trainable"], arrays[prefix + "n_params"])
-    assert cost.parameters(model, cost.Image(side)) == cost.count_parameters(shapes)
+    assert cost.parameters(model, cost.Image(side)) == count_parameters(shapes)
 
     assert counted == arrays[prefix + "matmul_macs"]
     assert cost.macs(model, cost.Image(side)) == counted

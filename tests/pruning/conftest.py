@@ -1,0 +1,16 @@
+"""The real ResNet-56, read once."""
+
+import jax
+import pytest
+
+from pruning import official_weights
+from pruning.models.cifar_resnet import cifar_resnet
+from tests.pruning import networks
+
+
+@pytest.fixture(scope="session")
+def resnet56():
+    """(graph, variables) of the official checkpoint, or skip."""
+    graph = cifar_resnet(56, 10)
+    params, stats = official_weights.read(networks.shared_file("res56_cifar10_weights"), graph)
+    return graph, jax.device_put({"params": params, "batch_stats": stats})
