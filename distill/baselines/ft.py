@@ -63,7 +63,7 @@ def make(weight: float, before_activation: bool, module_decay: float) -> Method:
 
 
 def factors(params, x):
-    """Three convolutions to an eighth of the channels and half the size, LeakyReLU between them."""
+    """Three convolutions to an eighth of the channels and half the size, LeakyReLU between them; the factors are linear."""
     for i, stride in enumerate(STRIDES):
         layer = params[f"conv{i}"]
         x = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), "SAME", dimension_numbers=_AXES)
@@ -73,12 +73,12 @@ def factors(params, x):
 
 
 def unfold(params, x):
-    """Three transposed convolutions back to the map."""
+    """Three transposed convolutions back to the map; LeakyReLU on the factors and behind each (official code)."""
+    x = jax.nn.leaky_relu(x, 0.2)
     for i, stride in enumerate(STRIDES[::-1]):
         layer = params[f"convt{i}"]
         x = lax.conv_transpose(x, layer["kernel"], (stride, stride), "SAME", dimension_numbers=_AXES)
-        x = x + jnp.expand_dims(layer["bias"], (0, 1, 2))
-        x = jax.nn.leaky_relu(x, 0.2) if i < 2 else x
+        x = jax.nn.leaky_relu(x + jnp.expand_dims(layer["bias"], (0, 1, 2)), 0.2)
     return x
 
 

@@ -33,7 +33,9 @@ def distances(x: Float[Array, "B D"]) -> Float[Array, "B B"]:
 
 def angles(x: Float[Array, "B D"]) -> Float[Array, "B B B"]:
     """Cosines of the angles at image i between the directions to images j and k."""
-    directions = l2_normalize(x[None] - x[:, None])
+    # Rounding may leave something between an image and itself, which must not be stretched to a direction.
+    others = ~jnp.eye(len(x), dtype=bool)[..., None]
+    directions = l2_normalize(jnp.where(others, x[None] - x[:, None], 0))
     return jnp.einsum("ijd,ikd->ijk", directions, directions)
 
 
