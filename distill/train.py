@@ -20,6 +20,9 @@ from distill.method import Method, Outputs, Variables, frozen
 from distill.models import Network
 
 
+MERGE_RULES = ("toolbox", "eccv", "tf2_port")
+
+
 class Recipe(NamedTuple):
     """What is fixed before compilation."""
 
@@ -32,7 +35,7 @@ class Recipe(NamedTuple):
     decay: str  # "all" parameters or "kernels"
     cross_entropy: float  # weight; 0 in the initialisation phase
     distils: bool  # whether the method's loss acts in this phase
-    merge_rule: str  # of multitask.merge_gradients
+    merge_rule: str  # one of MERGE_RULES; see `merge_ramp` and `combine`
     num_images: int  # an epoch, for the ramp
     cached: bool  # the data hold the knowledge of every training image
 
@@ -87,7 +90,7 @@ def train_step(
         return (cross_entropy(outputs.logits, labels), terms), (outputs.logits, model_state)
 
     (task, terms), pull, (logits, model_state) = jax.vjp(losses, state.params, has_aux=True)
-    ramp = multitask.ramp(state.step * batch.shape[0] // recipe.num_images, recipe.merge_rule == "toolbox")
+    ramp = merge_ramp(recipe, state.step * batch.shape[0] // recipe.num_images)
     gradients = combine(recipe, state.params, pull, task, terms, ramp)
     state = apply_gradients(state, recipe.optimizer, gradients).replace(model_state=model_state)
     return state, metrics(logits, labels, task, terms)
@@ -107,9 +110,17 @@ def combine(recipe: Recipe, params: Any, pull: Any, task: Array, terms: dict[str
     (of_task,) = pull((weight, nothing))
     of_terms = [pull((jnp.zeros_like(task), nothing | {name: jnp.ones_like(terms[name])}))[0] for name in terms]
     student = [tree["student"] for tree in (of_task, decay, *of_terms)]
-    merged = multitask.merge_gradients(student[0], student[1], student[2:], ramp, recipe.merge_rule)
+    reference = "task_and_decay" if recipe.merge_rule == "eccv" else "task"
+    merged = multitask.merge_gradients(student[0], student[1], student[2:], ramp, reference)
     plain = jax.tree.map(lambda *leaves: sum(leaves), decay["adapters"], *(tree["adapters"] for tree in of_terms))
     return {"student": merged, "adapters": plain}
+
+
+def merge_ramp(recipe: Recipe, epoch: Int[Array, ""]) -> Float[Array, ""]:
+    """How long a merged gradient may be in this epoch, relative to the task's."""
+    if recipe.merge_rule == "tf2_port":
+        return jnp.ones(())
+    return multitask.ramp(epoch, saturate=recipe.merge_rule == "toolbox")
 
 
 def decay_gradients(recipe: Recipe, params: Any) -> Any:
