@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from distill.svd import l2_normalize
+from distill.pairing import l2_normalize
 
 
 def cosines(student: Float[Array, "B C m"], teacher: Float[Array, "B C n"]) -> Float[Array, "B m n"]:

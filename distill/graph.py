@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from distill.modules import Tree, batch_norm, dense, init_dense, init_norm, kl_rows, weight_decay
-from distill.svd import l2_normalize
+from distill.pairing import l2_normalize
 
 HEADS = 8
 

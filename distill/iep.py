@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from distill import graph, svd
 from distill.modules import Tree, batch_norm, dense, init_dense, init_norm, kl_rows, weight_decay
-from distill.svd import l2_normalize
+from distill.pairing import l2_normalize, same_size
 
 ITERATIONS = 2
 NEW_MEAN = 0.9  # weight of a batch's own mean in the running mean
@@ -40,31 +40,13 @@ class Module(NamedTuple):
     stats: Tree
 
 
-def read_by_teacher(
-    student: Float[Array, "B H W C"], teacher_u: Float[Array, "B h w"]
-) -> Float[Array, "B C"]:
+def read_by_teacher(student: Float[Array, "B H W C"], teacher_u: Float[Array, "B h w"]) -> Float[Array, "B C"]:
     """v_S = l2norm(X_Sᵀ U_T): the teacher's leading spatial vector reads the student's map; no SVD of the student.
 
-    Where the sizes differ, the larger of the two is averaged down to the other (our choice). Raises ValueError unless
-    one size is a whole multiple of the other.
+    Where the sizes differ, the larger of the two is averaged down to the other (our choice).
     """
-    rows, columns = (tuple(x.shape[1:3]) for x in (student, teacher_u))
-    if rows != columns:
-        if all(a % b == 0 for a, b in zip(rows, columns, strict=True)):
-            student = average_pool(student, columns)
-        else:
-            teacher_u = average_pool(teacher_u[..., None], rows)[..., 0]
-    read = jnp.einsum("bhwc,bhw->bc", student, teacher_u, precision=lax.Precision.HIGHEST)
-    return l2_normalize(read)
-
-
-def average_pool(x: Float[Array, "B H W C"], size: tuple[int, ...]) -> Float[Array, "B h w C"]:
-    """Means of equal blocks. Raises ValueError unless the map is a whole multiple of `size`."""
-    batch, height, width, channels = x.shape
-    if height % size[0] or width % size[1]:
-        raise ValueError(f"a map of {height} x {width} cannot be averaged down to {size[0]} x {size[1]}.")
-    blocks = x.reshape(batch, size[0], height // size[0], size[1], width // size[1], channels)
-    return jnp.mean(blocks, axis=(2, 4))
+    student, u = same_size(student, teacher_u[..., None])
+    return l2_normalize(jnp.einsum("bhwc,bhw->bc", student, u[..., 0], precision=lax.Precision.HIGHEST))
 
 
 def sphere_to_plane(x: Float[Array, "B C"]) -> Float[Array, "B C"]:

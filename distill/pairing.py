@@ -16,17 +16,22 @@ def check_points(student: tuple[Any, ...], teacher: tuple[Any, ...], least: int 
 
     `student`, `teacher`: anything with shapes [B, H, W, C].
     """
+    check_number_of_points(student, teacher, least)
+    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        for axis in (1, 2):
+            small, large = sorted((s.shape[axis], t.shape[axis]))
+            if large % small:
+                raise UserError(_unpaired(i, s, t, "of which neither side is a multiple of the other"))
+
+
+def check_number_of_points(student: tuple[Any, ...], teacher: tuple[Any, ...], least: int = 1) -> None:
+    """Raise UserError unless both have equally many entries, at least `least`."""
     if len(student) != len(teacher) or len(student) < least:
         at_least = f", at least {least}," if least > 1 else ""
         raise UserError(
             f"the student has {len(student)} sensing points and the teacher {len(teacher)}, but a point of one is paired "
             f"with a point of the other: name as many{at_least} in config.student.taps and config.teacher.taps."
         )
-    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-        for axis in (1, 2):
-            small, large = sorted((s.shape[axis], t.shape[axis]))
-            if large % small:
-                raise UserError(_unpaired(i, s, t, "of which neither side is a multiple of the other"))
 
 
 def _unpaired(i: int, student: Any, teacher: Any, why: str) -> str:

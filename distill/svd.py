@@ -6,18 +6,19 @@ vanishing singular values, so it is written here as one function that leaves out
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from distill.pairing import l2_normalize
+
 GRADIENTS = ("paper", "published", "toolbox", "exact")
 BACKENDS = ("auto", "svd", "eigen")
 LEADING = ("auto", "svd", "eigen", "power")
 PAPER_RANK = 5  # leading vectors in the derivative of the first repository, however many are distilled
-SMALLEST_SQUARE = 1e-12  # inside the root of every normalisation, as in the toolbox
 POWER_ITERATIONS = 64
 
 _matmul = partial(jnp.einsum, precision=lax.Precision.HIGHEST)  # lower precisions ruin small singular values
@@ -39,11 +40,6 @@ def feature_matrix(x: Array) -> Float[Array, "B HW C"]:
     if x.ndim not in (2, 4):
         raise ValueError(f"a tap has shape {x.shape}, but must be [batch, height, width, channels] or [batch, channels].")
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(x.shape[0], -1, x.shape[-1])
-
-
-def l2_normalize(x: Array, axis: int = -1) -> Array:
-    """x / |x| along an axis, with the toolbox's epsilon inside the root; 0 stays 0."""
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=axis, keepdims=True), SMALLEST_SQUARE))
 
 
 def round_off(s: Float[Array, "B r"], rows: int, columns: int) -> Float[Array, "B 1"]:
@@ -138,7 +134,7 @@ def _power(x: Float[Array, "B HW C"]) -> SVD:
     longest = jnp.argmax(jnp.diagonal(gram, axis1=1, axis2=2), axis=1)
     start = jnp.take_along_axis(gram, longest[:, None, None], axis=2)[..., 0]
 
-    def step(_: int, vector: Array) -> Array:
+    def step(_: Any, vector: Array) -> Array:
         return _unit(_matmul("bij,bj->bi", gram, vector))
 
     known = lax.fori_loop(0, POWER_ITERATIONS, step, _unit(start))

