@@ -50,9 +50,7 @@ class Augmentation:
         return not (self.flip or self.rotation or self.crop_padding)
 
 
-def augment(
-    images: UInt8[Array, "B h w c"], key: PRNGKeyArray, spec: Augmentation
-) -> Float[Array, "B h w c"]:
+def augment(images: UInt8[Array, "B h w c"], key: PRNGKeyArray, spec: Augmentation) -> Float[Array, "B h w c"]:
     """Augmented and normalised images. Each has its own key, so the result does not depend on how devices split it."""
     batch, height, width = images.shape[:3]
     uniform = jax.vmap(lambda own: jax.random.uniform(own, (4,)))(image_keys(key, batch))

@@ -45,7 +45,9 @@ def _check_cache(config: ConfigDict) -> None:
     accepted = "must be False where images are augmented (config.augmentation): the teacher sees them anew each time"
     check(config, "cache_teacher", not (config.cache_teacher and augmented), accepted)
     alone = config.cache_teacher and config.method in ("none", "dml")
-    check(config, "cache_teacher", not alone, f"must be False with method {config.method!r}: there is no frozen teacher")
+    check(
+        config, "cache_teacher", not alone, f"must be False with method {config.method!r}: there is no frozen teacher"
+    )
 
 
 def check_options(config: ConfigDict, make: Callable[..., Any]) -> None:

@@ -246,5 +246,3 @@ def _of_modules(config: ConfigDict, recipe: train.Recipe, parts: _Parts, shapes:
         "evaluate": evaluate,
         "finish": finish,
     }
-
-

@@ -95,7 +95,9 @@ def draw_procedure(
     with mpl.rc_context(plots.STYLE):
         figure = Figure(figsize=(4.2 * len(positions), 4.4))
         FigureCanvasAgg(figure)
-        for i, (ax, place) in enumerate(zip(figure.subplots(1, len(positions), squeeze=False)[0], positions, strict=True)):
+        for i, (ax, place) in enumerate(
+            zip(figure.subplots(1, len(positions), squeeze=False)[0], positions, strict=True)
+        ):
             _edges(ax, place, affinity[i], "Greys")
             if i < len(alteration):
                 change = alteration[i] - alteration[i].mean()

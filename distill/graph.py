@@ -35,7 +35,9 @@ def init_attention(
         "sender": init_dense(keys[0], back, width * heads),
         "receiver": init_dense(keys[1], front, width * heads),
         "hidden": init_dense(keys[2], front, width),
-        "estimate": init_dense(keys[3], width * (heads + extrinsic), back if estimated is None else estimated, bias=True),
+        "estimate": init_dense(
+            keys[3], width * (heads + extrinsic), back if estimated is None else estimated, bias=True
+        ),
     }
     stats = {}
     for name, channels in (("sender_norm", width * heads), ("receiver_norm", width * heads), ("hidden_norm", width)):
@@ -50,15 +52,15 @@ def attention_logits(
 
     sender = BN(v_B W_s), receiver = BN(v_F W_r), the head being the fastest axis; not divided by √d.
     """
-    sender, sender_stats = batch_norm(params["sender_norm"], stats["sender_norm"], dense(params["sender"], back), training)
+    sender, sender_stats = batch_norm(
+        params["sender_norm"], stats["sender_norm"], dense(params["sender"], back), training
+    )
     receiver, receiver_stats = batch_norm(
         params["receiver_norm"], stats["receiver_norm"], dense(params["receiver"], front), training
     )
     width = params["hidden"]["kernel"].shape[1]
     shape = (front.shape[0], width, sender.shape[1] // width)
-    logits = jnp.einsum(
-        "ida,jda->aij", sender.reshape(shape), receiver.reshape(shape), precision=lax.Precision.HIGHEST
-    )
+    logits = jnp.einsum("ida,jda->aij", sender.reshape(shape), receiver.reshape(shape), precision=lax.Precision.HIGHEST)
     return logits, {**stats, "sender_norm": sender_stats, "receiver_norm": receiver_stats}
 
 

@@ -18,7 +18,9 @@ from distill.train import Recipe
 SIDES = ("student", "teacher")
 
 
-def init(recipe: Recipe, image_shape: tuple[int, ...], shapes: tuple[Outputs, Any], data: Any, key: Array) -> TrainState:
+def init(
+    recipe: Recipe, image_shape: tuple[int, ...], shapes: tuple[Outputs, Any], data: Any, key: Array
+) -> TrainState:
     """Both networks fresh."""
     sides = {
         side: train.init(one_side(recipe, side), image_shape, shapes, data, own)

@@ -38,7 +38,9 @@ def feature_matrix(x: Array) -> Float[Array, "B HW C"]:
     Raises ValueError for an array of another number of axes.
     """
     if x.ndim not in (2, 4):
-        raise ValueError(f"a tap has shape {x.shape}, but must be [batch, height, width, channels] or [batch, channels].")
+        raise ValueError(
+            f"a tap has shape {x.shape}, but must be [batch, height, width, channels] or [batch, channels]."
+        )
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(x.shape[0], -1, x.shape[-1])
 
 
@@ -82,7 +84,7 @@ def decompose(x: Float[Array, "B HW C"], backend: str = "auto") -> SVD:
 
 
 def faster_backend(rows: int, columns: int) -> str:
-    """"svd" or "eigen" for a map of HW x C."""
+    """ "svd" or "eigen" for a map of HW x C."""
     del rows, columns
     return "eigen"
 

@@ -19,7 +19,6 @@ from distill.augmentation import Augmentation, augment
 from distill.method import Method, Outputs, Variables, frozen
 from distill.models import Network
 
-
 MERGE_RULES = ("toolbox", "eccv", "tf2_port")
 
 
@@ -57,7 +56,9 @@ def cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Floa
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def init(recipe: Recipe, image_shape: tuple[int, ...], shapes: tuple[Outputs, Any], data: Any, key: Array) -> TrainState:
+def init(
+    recipe: Recipe, image_shape: tuple[int, ...], shapes: tuple[Outputs, Any], data: Any, key: Array
+) -> TrainState:
     """A fresh student, or the one that the initialisation phase left; fresh adapters.
 
     `shapes`: of the student's outputs and of the teacher's knowledge, which adapters are made for.
@@ -177,9 +178,7 @@ def predict(network: Network, augmentation: Augmentation, variables: Variables, 
     return models.run(network, variables, normalize(images, augmentation.mean, augmentation.std))[0]
 
 
-def evaluate(
-    recipe: Recipe, state: TrainState, data: Any, indices: Int[Array, " B"]
-) -> dict[str, Float[Array, " B"]]:
+def evaluate(recipe: Recipe, state: TrainState, data: Any, indices: Int[Array, " B"]) -> dict[str, Float[Array, " B"]]:
     """Accuracy and cross entropy of each of these held-out images."""
     variables = Variables(state.params["student"], state.model_state["student"])
     logits = predict(recipe.student, recipe.augmentation, variables, data["held_out_images"][indices]).logits

@@ -57,9 +57,7 @@ def make(weight: float, before_activation: bool, module_decay: float) -> Method:
         difference = l2_normalize(of_teacher) - l2_normalize(of_student)
         return {"factors": weight * jnp.abs(difference).mean()}, adapters.state
 
-    return Method(
-        loss, knowledge=last, init_modules=init_modules, init_adapters=init_adapters, module_loss=module_loss
-    )
+    return Method(loss, knowledge=last, init_modules=init_modules, init_adapters=init_adapters, module_loss=module_loss)
 
 
 def factors(params, x):

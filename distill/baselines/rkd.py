@@ -43,5 +43,3 @@ def huber(difference: Float[Array, "..."]) -> Float[Array, "..."]:
     """½ x² up to 1, |x| - ½ beyond."""
     size = jnp.abs(difference)
     return jnp.where(size <= 1, 0.5 * jnp.square(difference), size - 0.5)
-
-

@@ -78,13 +78,17 @@ def make_network(
     """
     if name not in NETWORKS:
         known = ", ".join(NETWORKS)
-        raise UserError(f"config.{field}.network is {name!r}, but must be one of {known}{did_you_mean(name, NETWORKS)}.")
+        raise UserError(
+            f"config.{field}.network is {name!r}, but must be one of {known}{did_you_mean(name, NETWORKS)}."
+        )
     module = NETWORKS[name](num_classes=num_classes)
     scaled = {}
     for attribute in ("stem", "widths", "hidden", "path_width"):
         value = getattr(module, attribute, None)
         if value:
-            scaled[attribute] = tuple(round(v * width) for v in value) if isinstance(value, tuple) else round(value * width)
+            scaled[attribute] = (
+                tuple(round(v * width) for v in value) if isinstance(value, tuple) else round(value * width)
+            )
     smallest = min(min(value) if isinstance(value, tuple) else value for value in scaled.values())
     if smallest < 1:
         raise UserError(f"config.{field}.width is {width}, but must leave at least one channel in every layer.")

@@ -55,10 +55,13 @@ def _moving(stored, prefix, names):
     }
 
 
-ATTENTION = {"sender": "Attention/Sfc", "receiver": "Attention/Rfc", "hidden": "Estimator/fc0", "estimate": "Estimator/fc1"}
-ATTENTION_NORMS = {
-    "sender_norm": "Attention/Sbn", "receiver_norm": "Attention/Rbn", "hidden_norm": "Estimator/bn0"
+ATTENTION = {
+    "sender": "Attention/Sfc",
+    "receiver": "Attention/Rfc",
+    "hidden": "Estimator/fc0",
+    "estimate": "Estimator/fc1",
 }
+ATTENTION_NORMS = {"sender_norm": "Attention/Sbn", "receiver_norm": "Attention/Rbn", "hidden_norm": "Estimator/bn0"}
 MESSAGE = {"edge": "Edge/Efc", "message": "Message/Mfc", "gate": "Message/Gfc"}
 MESSAGE_NORMS = {"edge_norm": "Edge/Ebn", "message_norm": "Message/Mbn", "gate_norm": "Message/Gbn"}
 

@@ -90,7 +90,9 @@ def test_fitnet_with_another_width():
     value, gradient, of_adapters, _ = loss_and_gradients(make("fitnet"), student, teacher, adapters)
     compare("fitnet_narrow", value, gradient.maps)
     official.close(of_adapters["map0"], arrays[f"fitnet_narrow/grad:{scope}"], 1e-4)
-    fresh = jax.eval_shape(make("fitnet").init_adapters, jax.random.key(0), outputs("student_narrow"), outputs("teacher").maps)
+    fresh = jax.eval_shape(
+        make("fitnet").init_adapters, jax.random.key(0), outputs("student_narrow"), outputs("teacher").maps
+    )
     assert {name: leaf.shape for name, leaf in fresh.params.items()} == {"map0": (6, 4), "map2": (12, 10)}
 
 

@@ -30,9 +30,11 @@ def stored():
 @pytest.fixture(scope="module")
 def networks(stored):
     """(parameters, statistics, noise) of both networks."""
-    return [module(stored, "param", p) for p in PAIRS], [module(stored, "param", p, True) for p in PAIRS], [
-        stored[f"noise{p}"] for p in PAIRS
-    ]
+    return (
+        [module(stored, "param", p) for p in PAIRS],
+        [module(stored, "param", p, True) for p in PAIRS],
+        [stored[f"noise{p}"] for p in PAIRS],
+    )
 
 
 def listed(stored, name):
@@ -53,7 +55,9 @@ def test_golden_attention(stored, networks):
     teacher, student = listed(stored, "V_teacher{}"), listed(stored, "V_student{}")
     for p in PAIRS:
         for vectors, training, name in (
-            (teacher, True, "train_teacher"), (teacher, False, "teacher"), (student, False, "student")
+            (teacher, True, "train_teacher"),
+            (teacher, False, "teacher"),
+            (student, False, "student"),
         ):
             logits, new = graph.attention_logits(params[p], stats[p], vectors[p], vectors[p + 1], training)
             close(logits, stored[f"attn_logits_{name}{p}"], name=name)
@@ -61,9 +65,7 @@ def test_golden_attention(stored, networks):
                 assert new == stats[p]
         logits, new = graph.attention_logits(params[p], stats[p], teacher[p], teacher[p + 1], training=True)
         maps = graph.drop_heads(jax.nn.softmax(logits, axis=-1), noise[p])
-        close(
-            graph.estimate_back_vectors(params[p], new, maps, teacher[p], True)[0], stored[f"estimated_V_teacher{p}"]
-        )
+        close(graph.estimate_back_vectors(params[p], new, maps, teacher[p], True)[0], stored[f"estimated_V_teacher{p}"])
         logits = [
             graph.attention_logits(params[p], stats[p], v[p], v[p + 1], training=False)[0] for v in (student, teacher)
         ]
@@ -115,8 +117,13 @@ def test_golden_transfer(stored, networks):
 def example(batch=6, widths=(5, 7, 8), seed=0):
     """Networks as initialised, and unit vectors of student and teacher."""
     keys = jax.random.split(jax.random.key(seed), 4)
-    made = [graph.init_attention(key, *pair) for key, pair in zip(keys[:2], zip(widths, widths[1:], strict=False), strict=True)]
-    normal = [[jax.random.normal(jax.random.fold_in(key, i), (batch, w)) for i, w in enumerate(widths)] for key in keys[2:]]
+    made = [
+        graph.init_attention(key, *pair)
+        for key, pair in zip(keys[:2], zip(widths, widths[1:], strict=False), strict=True)
+    ]
+    normal = [
+        [jax.random.normal(jax.random.fold_in(key, i), (batch, w)) for i, w in enumerate(widths)] for key in keys[2:]
+    ]
     student, teacher = jax.tree.map(lambda x: x / jnp.linalg.norm(x, axis=1, keepdims=True), normal)
     return [m[0] for m in made], [m[1] for m in made], student, teacher
 

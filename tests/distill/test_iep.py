@@ -79,7 +79,11 @@ def test_golden_projections(stored):
 def test_golden_message_passing(stored, modules):
     for p, made in enumerate(modules):
         head = made.params["black_box"], made.stats["black_box"]
-        for training, who, name in ((True, "teacher", "train_teacher"), (False, "teacher", "teacher"), (False, "student", "student")):
+        for training, who, name in (
+            (True, "teacher", "train_teacher"),
+            (False, "teacher", "teacher"),
+            (False, "student", "student"),
+        ):
             points = stored[f"{who}_proj{p}"], stored[f"{who}_proj{p + 1}"]
             found = iep.message_passing(made, *points, training)
             close(found.readout, stored[f"mpnn{p}_{name}_readout"])
@@ -196,7 +200,9 @@ def test_message_passing_is_that_of_the_definition():
     made, student, _ = example()
     front, back = student[:2]
     params, stats = made[0]
-    x = iep.l2_normalize(iep.batch_norm(params["edge_norm"], stats["edge_norm"], iep.dense(params["edge"], front), True)[0])
+    x = iep.l2_normalize(
+        iep.batch_norm(params["edge_norm"], stats["edge_norm"], iep.dense(params["edge"], front), True)[0]
+    )
     edges = back.shape[1] * x[:, None] * x[None]
     collected = []
     for _ in range(3):
@@ -218,7 +224,10 @@ def test_maps_of_zeros_and_of_rank_one_have_finite_gradients():
     maps = [x.at[0].set(0).at[1].set(x[1, :1, :1]) for x in maps]
     found = [svd.leading_triplet(svd.feature_matrix(x)) for x in maps]
     spatial = [f.u.reshape(4, 3, 3) for f in found]
-    states = [iep.incremental_pca_update(iep.incremental_pca_init(w), jax.random.normal(jax.random.key(w), (9, w))) for w in (6, 8, 10)]
+    states = [
+        iep.incremental_pca_update(iep.incremental_pca_init(w), jax.random.normal(jax.random.key(w), (9, w)))
+        for w in (6, 8, 10)
+    ]
     for term in ("alteration", "interim", "black_box"):
         value, slopes = transfer(made, maps, states, (spatial, teacher), term)
         assert jnp.isfinite(value)

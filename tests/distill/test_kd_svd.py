@@ -36,7 +36,9 @@ def test_golden_eccv(n):
             for found, kind in zip(both, ("student", "teacher"), strict=True):
                 close(found, stored[f"pair{pair}_{where}_aligned_{kind}"])
 
-    loss, slopes = jax.jit(jax.value_and_grad(lambda student: kd_svd.eccv_loss(student, teacher, teacher_s, n)))(student)
+    loss, slopes = jax.jit(jax.value_and_grad(lambda student: kd_svd.eccv_loss(student, teacher, teacher_s, n)))(
+        student
+    )
     close(loss, stored["loss"])
     for i, slope in enumerate(slopes):
         close(slope, stored[f"dloss_dV_student{i}"], GRADIENTS, f"dV{i}")
@@ -45,7 +47,9 @@ def test_golden_eccv(n):
             full = svd.SVD(*(golden.load("sskd_svd")[f"full_{part}{i}"] for part in "sUV"))
             expected = stored[f"dloss_dstudent_fm{i}_{suffix}"]
             dx = svd.truncated_svd_vjp(full, stored[f"dloss_dV_student{i}"], gradient).reshape(expected.shape)
-            close(dx, expected, GRADIENTS, f"{suffix}{i}") if jnp.any(expected) else np.testing.assert_array_equal(dx, 0)
+            close(dx, expected, GRADIENTS, f"{suffix}{i}") if jnp.any(expected) else np.testing.assert_array_equal(
+                dx, 0
+            )
 
 
 @pytest.mark.parametrize("backend", ["svd", "eigen"])
@@ -184,9 +188,9 @@ def test_non_finite_samples_are_left_out():
     loss, slopes = jax.value_and_grad(lambda s: kd_svd.eccv_loss(s, teacher, values, 1))(student)
     assert jnp.isfinite(loss)
     rest = [0, 2, 3]
-    expected = jax.grad(lambda s: kd_svd.eccv_loss(s, [t[jnp.array(rest)] for t in teacher], [v[:3] for v in values], 1))(
-        [s[jnp.array(rest)] for s in student]
-    )
+    expected = jax.grad(
+        lambda s: kd_svd.eccv_loss(s, [t[jnp.array(rest)] for t in teacher], [v[:3] for v in values], 1)
+    )([s[jnp.array(rest)] for s in student])
     for slope, other in zip(slopes, expected, strict=True):
         assert jnp.all(jnp.isfinite(slope))
         np.testing.assert_array_equal(slope[1], 0)

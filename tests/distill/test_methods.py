@@ -143,7 +143,9 @@ def test_iep_terms_are_those_asked_for():
         knowledge = method.knowledge(outputs(1))
         modules = method.init_modules(jax.random.key(0), knowledge)
         assert not any("black_box" in pair for pair in modules.params.values())
-        found, _ = method.loss(modules, method.init_adapters(None, outputs(2), knowledge), outputs(2), knowledge, LABELS)
+        found, _ = method.loss(
+            modules, method.init_adapters(None, outputs(2), knowledge), outputs(2), knowledge, LABELS
+        )
         assert set(found) == set(terms)
 
 

@@ -104,6 +104,7 @@ def special_maps():
 def test_rank_deficiency_is_finite(shape, backend):
     x = special_maps()[shape]
     for gradient in svd.GRADIENTS:
+
         def loss(x, gradient=gradient):
             v = svd.svd_right_vectors(x, 4, gradient, backend)
             return jnp.einsum("bcr,r,c->", v, jnp.arange(1.0, 5), jnp.cos(jnp.arange(v.shape[1])))
