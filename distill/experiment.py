@@ -143,6 +143,7 @@ def make_recipe(config: ConfigDict, method: Method, dataset: Dataset, num_images
         merge_rule=config.merge_rule,
         num_images=num_images,
         cached=config.cache_teacher and distils,
+        phase=train.PHASES.index(config.phase),
     )
 
 
@@ -175,7 +176,7 @@ def _data(
 
 
 def check_shapes(recipe: train.Recipe, image_shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Shapes of the student's outputs and of the teacher's knowledge; raises UserError if the method cannot pair them."""
+    """Shapes of the student's outputs and the teacher's knowledge; raises UserError if the method cannot pair them."""
     student = models.output_shapes(recipe.student, image_shape)
     knowledge = jax.eval_shape(recipe.method.knowledge, models.output_shapes(recipe.teacher, image_shape))
     if recipe.distils:

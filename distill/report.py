@@ -54,7 +54,7 @@ def finish(
 
 def _student(state: TrainState) -> Any:
     params = state.params["student"]
-    return params["student"] if "student" in params else params
+    return params.get("student", params)  # of two that teach each other, or of one alone
 
 
 def _like(tree: Any, saved: Any) -> Any:

@@ -46,9 +46,9 @@ def _check(path: str, name: str, saved: dict[str, str], wanted: dict[str, str]) 
     for leaf in sorted(saved.keys() | wanted.keys()):
         if saved.get(leaf) != wanted.get(leaf):
             raise UserError(
-                f"config.teacher_checkpoint is {path!r}, but that teacher does not fit config.teacher and these data: of "
-                f"its {name} {leaf} is {saved.get(leaf, 'absent')} there and {wanted.get(leaf, 'absent')} here (another "
-                "network, width or number of classes)."
+                f"config.teacher_checkpoint is {path!r}, but that teacher does not fit config.teacher and these data: "
+                f"of its {name} {leaf} is {saved.get(leaf, 'absent')} there and {wanted.get(leaf, 'absent')} here "
+                "(another network, width or number of classes)."
             )
 
 

@@ -19,6 +19,7 @@ from distill.augmentation import Augmentation, augment
 from distill.method import Method, Outputs, Variables, frozen
 from distill.models import Network
 
+PHASES = ("teacher", "modules", "initialisation", "student")
 MERGE_RULES = ("toolbox", "eccv", "tf2_port")
 
 
@@ -37,6 +38,7 @@ class Recipe(NamedTuple):
     merge_rule: str  # one of MERGE_RULES; see `merge_ramp` and `combine`
     num_images: int  # an epoch, for the ramp
     cached: bool  # the data hold the knowledge of every training image
+    phase: int  # its number among PHASES: phases of one seed start from different weights
 
 
 def gather(recipe: Recipe, data: Any, batch: Int[Array, " B"], key: Array) -> tuple[Array, Array]:
@@ -63,7 +65,7 @@ def init(
 
     `shapes`: of the student's outputs and of the teacher's knowledge, which adapters are made for.
     """
-    of_student, of_adapters = jax.random.split(key)
+    of_student, of_adapters = jax.random.split(jax.random.fold_in(key, recipe.phase))
     student = data["start"] if "start" in data else models.init(recipe.student, of_student, image_shape)
     student = jax.tree.map(jnp.copy, student)  # the state is donated step by step, the data are not
     adapters = recipe.method.init_adapters(of_adapters, *shapes) if recipe.distils else Variables({}, {})
@@ -143,7 +145,7 @@ def metrics(logits: Array, labels: Array, task: Array, terms: dict[str, Array]) 
 
 def init_modules(recipe: Recipe, shapes: tuple[Outputs, Any], data: Any, key: Array) -> TrainState:
     """Fresh modules of the method."""
-    modules = recipe.method.init_modules(key, shapes[1])
+    modules = recipe.method.init_modules(jax.random.fold_in(key, recipe.phase), shapes[1])
     optimizer = recipe.optimizer.init(modules.params)
     return TrainState(jnp.zeros((), jnp.int32), modules.params, optimizer, modules.state)
 

@@ -5,6 +5,7 @@ on the student imitates the factors.
 """
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def make(weight: float, before_activation: bool, module_decay: float) -> Method:
         channels = knowledge.shape[-1]
         if channels < 8:
             raise UserError(
-                f"the teacher's last sensing point has {channels} channels, but FT needs at least 8: it keeps an eighth."
+                f"the teacher's last sensing point has {channels} channels, but FT needs at least 8, to keep an eighth."
             )
         widths = (channels, channels // 2, channels // 4, channels // 8)
         back = {f"convt{i}": layer for i, layer in enumerate(_layers(jax.random.fold_in(key, 1), widths[::-1]))}
@@ -61,7 +62,7 @@ def make(weight: float, before_activation: bool, module_decay: float) -> Method:
 
 
 def factors(params, x):
-    """Three convolutions to an eighth of the channels and half the size, LeakyReLU between them; the factors are linear."""
+    """Three convolutions to an eighth of the channels and half the size, LeakyReLU between them; factors are linear."""
     for i, stride in enumerate(STRIDES):
         layer = params[f"conv{i}"]
         x = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), "SAME", dimension_numbers=_AXES)
@@ -85,6 +86,6 @@ def _encoder(key, widths):
 
 
 def _layers(key, widths):
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(widths)):
         kernel = jax.random.normal(jax.random.fold_in(key, i), (3, 3, before, after)) * math.sqrt(2 / (9 * before))
         yield {"kernel": kernel, "bias": jnp.zeros(after)}

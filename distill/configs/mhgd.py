@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "svd_gradient": "toolbox",  # or "paper", "published", "exact": distill/svd.py
             "svd_backend": "auto",  # of the student: "svd" or "eigen", by the shape of the map
             "teacher_svd": "auto",  # or "svd", "eigen", "power"
-            "canonical_sign": True,  # False: the decomposition"s own signs (official)
+            "canonical_sign": True,  # False: the decomposition's own signs (official)
             "published_near_square": False,  # True: nearly square maps give no gradient (official)
         }
     )

@@ -124,7 +124,7 @@ def run(
     for name in names:
         if name not in taps:
             raise UserError(
-                f"there is no sensing point {name!r} in this network{did_you_mean(name, taps)}; it has {', '.join(taps)}."
+                f"this network has no sensing point {name!r}{did_you_mean(name, taps)}; it has {', '.join(taps)}."
             )
     maps, raw = (tuple(taps[name][i] for name in names) for i in (0, 1))
     return Outputs(out["logits"], maps, raw, out["features"]), state
