@@ -19,7 +19,9 @@ BETA = 8.0
 CANDIDATES = 3  # of the student beside the n of the teacher, in the toolbox; 1 in the ECCV code
 
 
-def rbf_relation(front: Float[Array, "B F n"], back: Float[Array, "B K n"], beta: float = BETA) -> Float[Array, "B F K n"]:
+def rbf_relation(
+    front: Float[Array, "B F n"], back: Float[Array, "B K n"], beta: float = BETA
+) -> Float[Array, "B F K n"]:
     """exp(-(f_F[i] - f_B[j])² / β) of all pairs of entries, in (0, 1]."""
     return jnp.exp(-jnp.square(front[:, :, None] - back[:, None, :]) / beta)
 

@@ -16,7 +16,9 @@ REFERENCES = ("task", "task_and_decay")
 SATURATION = 1 - 1e-8  # of the toolbox: above it the ramp counts as 1
 
 
-def ramp(epoch: Float[Array, "..."] | Integer[Array, "..."] | float | int, saturate: bool = True) -> Float[Array, "..."]:
+def ramp(
+    epoch: Float[Array, "..."] | Integer[Array, "..."] | float | int, saturate: bool = True
+) -> Float[Array, "..."]:
     """sigmoid(epoch): 0.5 in epoch 0, 0.73, 0.88, ...; epochs count from the end of the initialisation phase.
 
     Args:

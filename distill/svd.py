@@ -1,8 +1,8 @@
 """Truncated singular value decomposition of feature maps, with the derivative of its right vectors (KD-SVD, section 3).
 
 A map `[B, H, W, C]` becomes X `[B, HW, C]` (rows = positions), X = U diag(s) Vᵀ with r = min(HW, C) columns. Only V is
-differentiated. The derivative of a singular vector has 1 / (s_i² - s_j²) and 1 / s_i in it; ReLU maps often have equal or
-vanishing singular values, so it is written here as one function that leaves out what is not defined.
+differentiated. The derivative of a singular vector has 1 / (s_i² - s_j²) and 1 / s_i in it; ReLU maps often have equal
+or vanishing singular values, so it is written here as one function that leaves out what is not defined.
 """
 
 from functools import partial
@@ -38,7 +38,9 @@ def feature_matrix(x: Array) -> Float[Array, "B HW C"]:
     Raises ValueError for an array of another number of axes.
     """
     if x.ndim not in (2, 4):
-        raise ValueError(f"a tap has shape {x.shape}, but must be [batch, height, width, channels] or [batch, channels].")
+        raise ValueError(
+            f"a tap has shape {x.shape}, but must be [batch, height, width, channels] or [batch, channels]."
+        )
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(x.shape[0], -1, x.shape[-1])
 
 
@@ -82,7 +84,7 @@ def decompose(x: Float[Array, "B HW C"], backend: str = "auto") -> SVD:
 
 
 def faster_backend(rows: int, columns: int) -> str:
-    """"svd" or "eigen" for a map of HW x C."""
+    """ "svd" or "eigen" for a map of HW x C."""
     del rows, columns
     return "eigen"
 
