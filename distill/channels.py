@@ -1,6 +1,6 @@
 """Students with other numbers of channels than the teacher: a 1 x 1 convolution with BatchNorm at each such point.
 
-The papers compare networks of equal widths; the authors' later port has this for KD-SVD. It is trained with the student.
+The papers compare networks of equal widths; the authors' later port has this for KD-SVD. Trained with the student.
 """
 
 import jax

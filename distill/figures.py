@@ -1,4 +1,4 @@
-"""Pictures of an embedding procedure (IEP): where images are at each point, what moves them on, who is whose neighbour."""
+"""Pictures of an embedding procedure (IEP): where images are, what moves them on, and who is whose neighbour."""
 
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def similar_colours(images: UInt8[np.ndarray, "N H W c"]) -> Bool[np.ndarray, "N
 def neighbour_shares(
     procedure: Procedure, images: UInt8[np.ndarray, "N H W c"], labels: Int[np.ndarray, " N"], k: int = NEIGHBOURS
 ) -> dict[str, float]:
-    """{"neighbours/class<i>", "neighbours/colour<i>"}: at point i, the share of the k nearest images with the same class
-    and with a similar mean colour (0.1 by chance)."""
+    """{"neighbours/class<i>", "neighbours/colour<i>"}: the share of the k nearest images at point i that have the same
+    class, and that have a similar mean colour (0.1 by chance)."""
     alike = {"class": labels[:, None] == labels[None], "colour": similar_colours(images)}
     shares = {}
     for i, affinity in enumerate(procedure.affinity):
@@ -140,7 +140,7 @@ def draw_neighbours(
     labels: Int[np.ndarray, " N"],
     path: Path,
 ) -> None:
-    """Some images, each of another class, with their nearest ones at the first and at the last point; same class: green."""
+    """Images of several classes with their nearest ones at the first and at the last point; same class: green."""
     queries = np.unique(labels, return_index=True)[1][:QUERIES]
     k = min(NEIGHBOURS, len(labels) - 1)
     with mpl.rc_context(plots.STYLE):

@@ -48,7 +48,7 @@ def init_attention(
 def attention_logits(
     params: Tree, stats: Tree, front: Float[Array, "B F"], back: Float[Array, "B K"], training: bool
 ) -> tuple[Float[Array, "A B B"], Tree]:
-    """L[a, i, j] = Σ_d sender[i, d, a] receiver[j, d, a] and new statistics; row i = back image, column j = front image.
+    """L[a, i, j] = Σ_d sender[i, d, a] receiver[j, d, a], and new statistics; i is the back image, j the front image.
 
     sender = BN(v_B W_s), receiver = BN(v_F W_r), the head being the fastest axis; not divided by √d.
     """
@@ -72,7 +72,7 @@ def drop_heads(graph: Float[Array, "A B B"], noise: Float[Array, "A B 1"]) -> Fl
 def estimate_back_vectors(
     params: Tree, stats: Tree, graph: Float[Array, "A B B"], front: Float[Array, "B F"], training: bool
 ) -> tuple[Float[Array, "B K"], Tree]:
-    """u = l2norm(m W_1 + b_1), m[i] the heads' Σ_j G[a, i, j] h[j] side by side, h = ReLU(BN(v_F W_0)); new statistics."""
+    """u = l2norm(m W_1 + b_1), m[i] the heads' Σ_j G[a, i, j] h[j] side by side, h = ReLU(BN(v_F W_0)), and statistics."""
     hidden, new = batch_norm(params["hidden_norm"], stats["hidden_norm"], dense(params["hidden"], front), training)
     messages = jnp.einsum("aij,jd->iad", graph, jax.nn.relu(hidden), precision=lax.Precision.HIGHEST)
     estimate = dense(params["estimate"], messages.reshape(front.shape[0], -1))

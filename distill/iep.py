@@ -50,7 +50,7 @@ def read_by_teacher(student: Float[Array, "B H W C"], teacher_u: Float[Array, "B
 
 
 def sphere_to_plane(x: Float[Array, "B C"]) -> Float[Array, "B C"]:
-    """y = 2 (x + c) / (1 + x·c) - 2c for unit x: from -c onto the tangent plane at c = (1, ..., 1) / √C (stereographic).
+    """y = 2 (x + c) / (1 + x·c) - 2c: unit x, seen from -c, on the tangent plane at c = (1, ..., 1) / √C.
 
     The official code writes the scale as 1 / cos²(acos(x·c) / 2); this is the same without its singular derivative.
     """
@@ -211,7 +211,7 @@ def iep_transfer_losses(
     iterations: int = ITERATIONS,
     squash: bool = True,
 ) -> dict[str, Float[Array, ""]]:
-    """{"alteration", "interim" (, "black_box")} of the projections, summed over pairs; gradients reach the student alone.
+    """{"alteration", "interim" (, "black_box")}, summed over pairs of points; gradients reach the student alone.
 
     alteration: mean_ij Σ_c |M_S - M_T|;  interim: KL(readout_T || readout_S);  black box: `graph.graph_kl`.
     Modules are frozen and in inference mode.

@@ -1,8 +1,8 @@
 """Truncated singular value decomposition of feature maps, with the derivative of its right vectors (KD-SVD, section 3).
 
 A map `[B, H, W, C]` becomes X `[B, HW, C]` (rows = positions), X = U diag(s) Vᵀ with r = min(HW, C) columns. Only V is
-differentiated. The derivative of a singular vector has 1 / (s_i² - s_j²) and 1 / s_i in it; ReLU maps often have equal or
-vanishing singular values, so it is written here as one function that leaves out what is not defined.
+differentiated. The derivative of a singular vector has 1 / (s_i² - s_j²) and 1 / s_i in it; ReLU maps often have equal
+or vanishing singular values, so it is written here as one function that leaves out what is not defined.
 """
 
 from functools import partial

@@ -78,7 +78,7 @@ def make(
         return objective, state, dict(zip(names, found, strict=True))
 
     def init_adapters(key, student, knowledge):
-        check_points(student.maps, [point["u"] for point in knowledge], least=2)
+        check_points(student.maps, tuple(point["u"] for point in knowledge), least=2)
         return channels.init_channel_adapters(key, student.maps, [point["v"].shape[1] for point in knowledge])
 
     def loss(modules, adapters, student, knowledge, labels):
@@ -93,7 +93,7 @@ def make(
 
     def draw(modules, knowledge, images, labels, folder):
         projections = _project(modules, [iep.sphere_to_plane(point["v"]) for point in knowledge])
-        procedure = iep.embedding_procedure(_modules(modules), projections, iterations)
+        procedure = jax.jit(iep.embedding_procedure, static_argnums=2)(_modules(modules), projections, iterations)
         return figures.embedding_procedure(procedure, images, labels, shown_images, folder)
 
     return Method(

@@ -25,8 +25,7 @@ def make(
     Args:
       heads: attention maps of each pair of consecutive points; 8.
       squash: tanh of the logits before the softmax, as in the official code; the poster does not show it.
-      svd_gradient, svd_backend, teacher_svd, canonical_sign, published_near_square: as in `methods.sskd_svd`; the toolbox
-        has the arbitrary signs of the decomposition.
+      svd_gradient, svd_backend, teacher_svd, canonical_sign, published_near_square: as in `methods.sskd_svd`.
 
     Raises:
       UserError: an unknown name, or no head.

@@ -1,4 +1,4 @@
-"""KD-SVD (Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018)."""
+"""KD-SVD (Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018)."""
 
 from ml_collections import ConfigDict
 

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from distill import graph, iep, svd
-from distill.modules import kl_rows
+from distill.modules import batch_norm, dense, kl_rows
+from distill.pairing import l2_normalize
 from tests.distill import golden
 from tests.distill.golden import GRADIENTS, MODULE_GRADIENTS, close
 
@@ -60,41 +61,56 @@ def test_golden_incremental_pca(stored):
         close_state(state, iep.PCA(*(stored[f"ipca_after{t}_{part}"] for part in "MSV")))
 
 
+@jax.jit
+def projections_of(student, teacher, states):
+    """Of one point: leading vectors of the teacher, planes and projections of both."""
+    found = svd.leading_triplet(svd.feature_matrix(teacher))
+    read = iep.read_by_teacher(student, found.u.reshape(teacher.shape[:3]))
+    planes = {"teacher": iep.sphere_to_plane(found.v[..., 0]), "student": iep.sphere_to_plane(read)}
+    return found, planes, {who: iep.incremental_pca_project(states, y) for who, y in planes.items()}
+
+
 def test_golden_projections(stored):
     for i, state in enumerate(states(stored)):
-        found = svd.leading_triplet(svd.feature_matrix(stored[f"teacher_fm{i}"]))
+        found, planes, projections = projections_of(stored[f"student_fm{i}"], stored[f"teacher_fm{i}"], state)
         close(found.u, stored[f"teacher_U{i}"])
         close(found.v, stored[f"teacher_V{i}"])
-        close(iep.sphere_to_plane(found.v[..., 0]), stored[f"teacher_plane{i}"])
-        read = iep.read_by_teacher(stored[f"student_fm{i}"], found.u.reshape(stored[f"teacher_fm{i}"].shape[:3]))
-        close(iep.sphere_to_plane(read), stored[f"student_plane{i}"])
         close(state.mean, stored[f"pca_mean{i}"])
         close(state.basis, stored[f"pca_basis{i}"])
         for who in ("teacher", "student"):
-            p = iep.incremental_pca_project(state, stored[f"{who}_plane{i}"])
-            close(p, stored[f"{who}_proj{i}"])
-        close(iep.affinity(stored[f"teacher_proj{i}"]), stored[f"teacher_affinity{i}"])
+            close(planes[who], stored[f"{who}_plane{i}"])
+            close(projections[who], stored[f"{who}_proj{i}"])
+        close(jax.jit(iep.affinity)(stored[f"teacher_proj{i}"]), stored[f"teacher_affinity{i}"])
+
+
+@jax.jit
+def messages_of(made, teacher, student, noise):
+    """Message passing and attention as the golden file names them, and the estimate."""
+    head = made.params["black_box"], made.stats["black_box"]
+    found = {}
+    for training, points, name in (
+        (True, teacher, "train_teacher"),
+        (False, teacher, "teacher"),
+        (False, student, "student"),
+    ):
+        logits, stats = graph.attention_logits(*head, *points, training)
+        found[name] = iep.message_passing(made, *points, training), logits
+        if training:
+            moved = stats
+    maps = jax.nn.softmax(found["train_teacher"][1], axis=-1)
+    maps = jnp.concatenate([maps, iep.extrinsic_map(found["teacher"][0].messages)[None]])
+    return found, graph.estimate_back_vectors(head[0], moved, graph.drop_heads(maps, noise), teacher[0], True)[0]
 
 
 def test_golden_message_passing(stored, modules):
     for p, made in enumerate(modules):
-        head = made.params["black_box"], made.stats["black_box"]
-        for training, who, name in (
-            (True, "teacher", "train_teacher"),
-            (False, "teacher", "teacher"),
-            (False, "student", "student"),
-        ):
-            points = stored[f"{who}_proj{p}"], stored[f"{who}_proj{p + 1}"]
-            found = iep.message_passing(made, *points, training)
-            close(found.readout, stored[f"mpnn{p}_{name}_readout"])
-            if not training:
-                close(found.messages, stored[f"mpnn{p}_{name}_messages"])
-            close(graph.attention_logits(*head, *points, training)[0], stored[f"attn{p}_{name}_logits"])
-        points = stored[f"teacher_proj{p}"], stored[f"teacher_proj{p + 1}"]
-        logits, stats = graph.attention_logits(*head, *points, True)
-        extrinsic = iep.extrinsic_map(stored[f"mpnn{p}_teacher_messages"])[None]
-        maps = graph.drop_heads(jnp.concatenate([jax.nn.softmax(logits, axis=-1), extrinsic]), stored[f"noise{p}"])
-        estimated = graph.estimate_back_vectors(head[0], stats, maps, points[0], True)[0]
+        points = {who: [stored[f"{who}_proj{p + k}"] for k in (0, 1)] for who in ("teacher", "student")}
+        found, estimated = messages_of(made, points["teacher"], points["student"], stored[f"noise{p}"])
+        for name, (carried, logits) in found.items():
+            close(carried.readout, stored[f"mpnn{p}_{name}_readout"])
+            close(logits, stored[f"attn{p}_{name}_logits"])
+            if name != "train_teacher":
+                close(carried.messages, stored[f"mpnn{p}_{name}_messages"])
         close(estimated, stored[f"estimated_proj{p}"])
 
 
@@ -136,30 +152,37 @@ def student_projections(maps, states, spatial):
     return [iep.incremental_pca_project(*both) for both in zip(states, planes, strict=True)]
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def transfer(modules, maps, states, knowledge, term):
-    """(loss, gradients to the maps) of one term."""
+TERMS = {"alteration": "alt", "interim": "int", "black_box": "blackbox"}
+
+
+@jax.jit
+def transfer(modules, maps, states, knowledge):
+    """{term: (loss, gradients to the maps)}."""
     spatial, teacher = knowledge
 
-    def loss(maps):
-        return iep.iep_transfer_losses(modules, student_projections(maps, states, spatial), teacher, True)[term]
+    def losses(maps):
+        found = iep.iep_transfer_losses(modules, student_projections(maps, states, spatial), teacher, True)
+        return tuple(found[term] for term in TERMS)
 
-    return jax.value_and_grad(loss)(maps)
+    values, pull = jax.vjp(losses, maps)
+    units = np.eye(len(TERMS), dtype=values[0].dtype)
+    return {term: (values[k], pull(tuple(map(jnp.asarray, units[k])))[0]) for k, term in enumerate(TERMS)}
 
 
-@pytest.mark.parametrize(("term", "name"), [("alteration", "alt"), ("interim", "int"), ("black_box", "blackbox")])
-def test_golden_transfer(stored, modules, term, name):
+def test_golden_transfer(stored, modules):
     maps = listed(stored, "student_fm{}")
     spatial = [u.reshape(x.shape[:3]) for u, x in zip(listed(stored, "teacher_U{}"), maps, strict=True)]
-    value, slopes = transfer(modules, maps, states(stored), (spatial, listed(stored, "teacher_proj{}")), term)
-    close(value, stored[f"loss_{name}"])
-    for i in POINTS:
-        close(slopes[i], stored[f"d_{name}_dstudent_fm{i}"], GRADIENTS, f"map {i}")
+    found = transfer(modules, maps, states(stored), (spatial, listed(stored, "teacher_proj{}")))
+    for term, (value, slopes) in found.items():
+        close(value, stored[f"loss_{TERMS[term]}"])
+        for i in POINTS:
+            close(slopes[i], stored[f"d_{TERMS[term]}_dstudent_fm{i}"], GRADIENTS, f"{term}, map {i}")
 
 
-def example(batch=6, seed=0):
-    """Modules as initialised, PCA states after a batch, and projections of student and teacher."""
-    keys = jax.random.split(jax.random.key(seed), 6)
+@functools.partial(jax.jit, static_argnums=0)
+def example(batch=6):
+    """Modules as initialised, and projections of student and teacher, with a PCA of the student's batch."""
+    keys = jax.random.split(jax.random.key(0), 4)
     widths = (6, 8, 10)
     made = [iep.init_module(keys[p], widths[p] // 2, widths[p + 1] // 2, black_box=True) for p in PAIRS]
     planes = [[jax.random.normal(jax.random.fold_in(key, w), (batch, w)) for w in widths] for key in keys[2:4]]
@@ -167,31 +190,30 @@ def example(batch=6, seed=0):
     return made, *([iep.incremental_pca_project(*both) for both in zip(state, y, strict=True)] for y in planes)
 
 
-def test_losses_are_zero_at_the_teacher_and_reach_the_student_alone():
+@pytest.mark.parametrize("term", TERMS)
+def test_losses_are_zero_at_the_teacher_and_reach_the_student_alone(term):
     made, student, teacher = example()
+    loss = jax.jit(jax.value_and_grad(lambda *a: iep.iep_transfer_losses(*a, black_box=True)[term], argnums=(0, 1, 2)))
+    value, (to_modules, usual, to_teacher) = loss(made, student, teacher)
+    for leaf in jax.tree.leaves([to_modules, to_teacher]):
+        np.testing.assert_array_equal(leaf, 0)
+    zero, (_, slopes, _) = loss(made, teacher, teacher)
+    assert value > 0
+    assert abs(zero) < 1e-5
+    for slope, other in zip(slopes, usual, strict=True):
+        assert np.abs(slope).max() < 1e-5 * np.abs(other).max()
 
-    @functools.partial(jax.jit, static_argnums=3)
-    def slopes(modules, student, teacher, term):
-        return jax.grad(lambda *a: iep.iep_transfer_losses(*a, black_box=True)[term], argnums=(0, 1, 2))(
-            modules, student, teacher
-        )
 
-    for term, value in iep.iep_transfer_losses(made, teacher, teacher, black_box=True).items():
-        assert abs(value) < 1e-5
-        to_modules, usual, to_teacher = slopes(made, student, teacher, term)
-        for leaf in jax.tree.leaves([to_modules, to_teacher]):
-            np.testing.assert_array_equal(leaf, 0)
-        for slope, other in zip(slopes(made, teacher, teacher, term)[1], usual, strict=True):
-            assert jnp.abs(slope).max() < 1e-5 * jnp.abs(other).max()
+passing = jax.jit(iep.message_passing, static_argnames=("training", "iterations"))
 
 
 def test_permuting_the_batch_permutes_every_graph():
     made, student, _ = example()
-    order = jnp.asarray([3, 1, 5, 0, 4, 2])
+    order = np.array([3, 1, 5, 0, 4, 2])
     for training in (False, True):
-        found = iep.message_passing(made[0], *student[:2], training)
-        permuted = iep.message_passing(made[0], *(p[order] for p in student[:2]), training)
-        for one, other in zip(permuted[:2], found[:2], strict=True):
+        found = passing(made[0], *student[:2], training=training)
+        permuted = passing(made[0], *(p[order] for p in student[:2]), training=training)
+        for one, other in zip(permuted[:2], map(np.asarray, found[:2]), strict=True):
             close(one, other[order][:, order])
 
 
@@ -199,79 +221,86 @@ def test_message_passing_is_that_of_the_definition():
     """With all of E and z written out, as the paper has them."""
     made, student, _ = example()
     front, back = student[:2]
-    params, stats = made[0]
-    x = iep.l2_normalize(
-        iep.batch_norm(params["edge_norm"], stats["edge_norm"], iep.dense(params["edge"], front), True)[0]
-    )
-    edges = back.shape[1] * x[:, None] * x[None]
-    collected = []
-    for _ in range(3):
-        z = jnp.concatenate([back[:, None] - back[None], jnp.mean(edges, axis=-1, keepdims=True)], axis=-1)
-        message, gate = (
-            iep.batch_norm(params[f"{n}_norm"], stats[f"{n}_norm"], iep.dense(params[n], z), True)[0]
-            for n in ("message", "gate")
-        )
-        collected.append(message * jax.nn.sigmoid(gate))
-        edges = edges + collected[-1]
-    found = iep.message_passing(made[0], front, back, True, iterations=3)
-    close(found.readout, jnp.mean(edges, axis=-1))
-    close(found.messages, jnp.concatenate(collected, axis=-1))
+
+    @jax.jit
+    def written_out(params, stats):
+        def layer(name, x):
+            return batch_norm(params[f"{name}_norm"], stats[f"{name}_norm"], dense(params[name], x), True)[0]
+
+        x = l2_normalize(layer("edge", front))
+        edges = back.shape[1] * x[:, None] * x[None]
+        collected = []
+        for _ in range(3):
+            z = jnp.concatenate([back[:, None] - back[None], jnp.mean(edges, axis=-1, keepdims=True)], axis=-1)
+            collected.append(layer("message", z) * jax.nn.sigmoid(layer("gate", z)))
+            edges = edges + collected[-1]
+        return jnp.mean(edges, axis=-1), jnp.concatenate(collected, axis=-1)
+
+    found = passing(made[0], front, back, training=True, iterations=3)
+    for one, other in zip(found, written_out(*made[0]), strict=False):
+        close(one, other)
 
 
 def test_maps_of_zeros_and_of_rank_one_have_finite_gradients():
-    made, _, teacher = example(batch=4)
-    maps = [jnp.abs(jax.random.normal(jax.random.key(w), (4, 3, 3, w))) for w in (6, 8, 10)]
-    maps = [x.at[0].set(0).at[1].set(x[1, :1, :1]) for x in maps]
-    found = [svd.leading_triplet(svd.feature_matrix(x)) for x in maps]
-    spatial = [f.u.reshape(4, 3, 3) for f in found]
-    states = [
-        iep.incremental_pca_update(iep.incremental_pca_init(w), jax.random.normal(jax.random.key(w), (9, w)))
-        for w in (6, 8, 10)
-    ]
-    for term in ("alteration", "interim", "black_box"):
-        value, slopes = transfer(made, maps, states, (spatial, teacher), term)
-        assert jnp.isfinite(value)
-        for slope in slopes:
-            assert jnp.all(jnp.isfinite(slope))
-            assert jnp.abs(slope[1:]).max() < 1e3
+    made, _, teacher = example(4)
+    random = np.random.default_rng(0)
+    maps = [np.abs(random.standard_normal((4, 3, 3, w))).astype(np.float32) for w in (6, 8, 10)]
+    for x in maps:
+        x[0], x[1] = 0, x[1, :1, :1]
+    maps = [jnp.asarray(x) for x in maps]
+    found = jax.jit(lambda maps: [svd.leading_triplet(svd.feature_matrix(x)).u.reshape(4, 3, 3) for x in maps])(maps)
+    bases = [np.linalg.qr(random.standard_normal((w, w // 2)))[0].astype(np.float32) for w in (6, 8, 10)]
+    states = [iep.PCA(jnp.ones((1, len(b))), jnp.ones((1, len(b) // 2)), jnp.asarray(b)) for b in bases]
+    for value, slopes in transfer(made, maps, states, (found, teacher)).values():
+        assert np.isfinite(value)
+        for slope in map(np.asarray, slopes):
+            assert np.all(np.isfinite(slope))
+            assert np.abs(slope[1:]).max() < 1e3
 
 
 def test_plane_of_the_center_and_of_its_opposite():
+    plane = jax.jit(iep.sphere_to_plane)
     center = jnp.full((1, 9), 1 / 3)
-    close(iep.sphere_to_plane(center) + 1, jnp.ones((1, 9)))
+    np.testing.assert_allclose(plane(center), np.zeros((1, 9)), atol=1e-6)
+    slopes = jax.jit(jax.jacrev(iep.sphere_to_plane))
     for x in (center, -center):
-        assert jnp.all(jnp.isfinite(jax.jacrev(iep.sphere_to_plane)(x)))
-    x = iep.l2_normalize(jax.random.normal(jax.random.key(0), (5, 9)))
-    cosine = jnp.sum(x / 3, axis=1)  # a stereographic image lies at 2 tan(angle / 2)
-    close(jnp.linalg.norm(iep.sphere_to_plane(x), axis=1), 2 * jnp.tan(jnp.arccos(cosine) / 2))
+        assert np.all(np.isfinite(slopes(x)))
+    x = np.random.default_rng(0).standard_normal((5, 9)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = x.sum(1) / 3  # a stereographic image lies at 2 tan(angle / 2)
+    close(np.linalg.norm(plane(jnp.asarray(x)), axis=1), 2 * np.tan(np.arccos(cosine) / 2))
 
 
 def test_first_batch_projects_to_zero_and_later_ones_find_the_components():
     """Many batches of one Gaussian: the components are those of all images together."""
     state = iep.incremental_pca_init(6)
-    np.testing.assert_array_equal(iep.incremental_pca_project(state, jnp.ones((3, 6))), jnp.zeros((3, 3)))
+    np.testing.assert_array_equal(jax.jit(iep.incremental_pca_project)(state, jnp.ones((3, 6))), np.zeros((3, 3)))
     mixing = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0] * np.array([5, 3, 2, 0.3, 0.2, 0.1])
     update = jax.jit(iep.incremental_pca_update)
     for t in range(20):
-        state = update(state, jax.random.normal(jax.random.key(t), (64, 6)) @ jnp.asarray(mixing.T, jnp.float32))
+        images = np.random.default_rng(t).standard_normal((64, 6)) @ mixing.T
+        state = update(state, jnp.asarray(images, jnp.float32))
     overlap = np.abs(np.asarray(state.basis).T @ (mixing / np.linalg.norm(mixing, axis=0))[:, :3])
     assert np.all(np.diag(overlap) > 0.98)
 
 
 def test_components_without_a_share_are_dropped_on_request():
-    y = jax.random.normal(jax.random.key(0), (9, 2)) @ jax.random.normal(jax.random.key(1), (2, 8))
-    state = iep.incremental_pca_update(iep.incremental_pca_init(8), y, rank_tol=1e-3)
-    np.testing.assert_array_equal(state.basis[:, 2:], jnp.zeros((8, 2)))
-    assert jnp.all(state.scale[:, :2] > 0)
+    random = np.random.default_rng(0)
+    y = jnp.asarray(random.standard_normal((9, 2)) @ random.standard_normal((2, 8)), jnp.float32)
+    update = jax.jit(functools.partial(iep.incremental_pca_update, rank_tol=1e-3))
+    state = update(iep.incremental_pca_init(8), y)
+    np.testing.assert_array_equal(state.basis[:, 2:], np.zeros((8, 2)))
+    assert np.all(np.asarray(state.scale)[:, :2] > 0)
 
 
 def test_students_of_another_size_are_averaged_down():
-    x, u = jax.random.normal(jax.random.key(0), (2, 8, 8, 3)), jax.random.normal(jax.random.key(1), (2, 4, 4))
+    random = np.random.default_rng(0)
+    x, u, large = (random.standard_normal(shape).astype(np.float32) for shape in ((2, 8, 8, 3), (2, 4, 4), (2, 8, 8)))
     small = x.reshape(2, 4, 2, 4, 2, 3).mean((2, 4))
-    close(iep.read_by_teacher(x, u), iep.read_by_teacher(small, u))
-    wide = jnp.repeat(jnp.repeat(small, 2, axis=1), 2, axis=2)
-    large = jax.random.normal(jax.random.key(2), (2, 8, 8))
-    close(iep.read_by_teacher(small, large), iep.read_by_teacher(wide, large))
+    wide = small.repeat(2, axis=1).repeat(2, axis=2)
+    read = jax.jit(iep.read_by_teacher)
+    for one, other in (((x, u), (small, u)), ((small, large), (wide, large))):
+        close(*(read(*map(jnp.asarray, both)) for both in (one, other)))
 
 
 def test_kl():
@@ -281,10 +310,10 @@ def test_kl():
 
 def test_embedding_procedure():
     made, student, _ = example()
-    shown = iep.embedding_procedure(made, student)
+    shown = jax.jit(iep.embedding_procedure)(made, student)
     assert [x.shape for x in shown.positions] == [(6, 2)] * 3
     assert [x.shape for x in shown.affinity] == [(6, 6)] * 3
     for p in PAIRS:
-        messages = iep.message_passing(made[p], *student[p : p + 2], False).messages
+        messages = passing(made[p], *student[p : p + 2], training=False).messages
         halves = np.split(np.asarray(messages), 2, axis=-1)
         close(shown.alteration[p], sum(half.mean(axis=-1) for half in halves))

@@ -12,80 +12,81 @@ from tests.distill.golden import GRADIENTS, close, flip
 REGIMES = {"tall": (7, 4), "wide": (4, 7), "square": (5, 5)}
 
 
-def flipped(decomposition, stored_v):
-    sign = np.sign(np.sum(np.asarray(decomposition.v) * np.asarray(stored_v), axis=1))
-    return svd.SVD(decomposition.s, decomposition.u * sign[:, None], decomposition.v * sign[:, None])
-
-
 @pytest.mark.parametrize("backend", ["svd", "eigen"])
 def test_golden_decompositions(backend):
-    stored = golden.load("kd_svd")
+    def decompositions(maps, teachers):
+        full = [svd.decompose(svd.feature_matrix(x), backend) for x in maps]
+        leading = [svd.leading_triplet(svd.feature_matrix(x), backend, canonical=False).v for x in teachers]
+        return full, [svd.truncate(each, 4) for each in full], leading
+
+    def compare(found, stored, names):
+        turned = np.sign(np.sum(np.asarray(found.v) * np.asarray(stored[names.format("V")]), axis=1, keepdims=True))
+        for part, sign, letter in zip(found, (1, turned, turned), "sUV", strict=True):
+            close(part * sign, stored[names.format(letter)], name=names.format(letter))
+
+    stored, other = golden.load("kd_svd"), golden.load("sskd_svd")
+    maps = [stored[f"student_fm{i}"] for i in range(4)] + [other[f"student_fm{i}"] for i in range(3)]
+    full, truncated, leading = jax.jit(decompositions)(maps, [stored[f"teacher_fm{i}"] for i in range(4)])
+    for i in range(3):
+        compare(full[4 + i], other, f"full_{{}}{i}")
     for kind in ("svd", "eid"):
         for i in range(4):
-            full = svd.decompose(svd.feature_matrix(stored[f"student_fm{i}"]), backend)
-            found = flipped(svd.truncate(full, 4), stored[f"{kind}{i}_V_student"])
-            for part, name in zip(found, "sUV", strict=True):
-                close(part, stored[f"{kind}{i}_{name}_student"], name=f"{kind}{i} {name}")
-            teacher = svd.leading_triplet(svd.feature_matrix(stored[f"teacher_fm{i}"]), backend, canonical=False)
+            compare(truncated[i], stored, f"{kind}{i}_{{}}_student")
             expected = stored[f"{kind}{i}_V_teacher"]
-            close(flip(teacher.v, expected), expected, name=f"{kind}{i} teacher")
-    stored = golden.load("sskd_svd")
-    for i in range(3):
-        full = svd.decompose(svd.feature_matrix(stored[f"student_fm{i}"]), backend)
-        for part, name in zip(flipped(full, stored[f"full_V{i}"]), "sUV", strict=True):
-            close(part, stored[f"full_{name}{i}"], name=f"sskd {name}{i}")
+            close(flip(leading[i], expected), expected, name=f"{kind}{i} teacher")
 
 
 def test_golden_toolbox_derivative():
     stored = golden.load("kd_svd")
     for i in range(2):
         given = svd.SVD(stored[f"vjp{i}_s"], stored[f"vjp{i}_U"], stored[f"vjp{i}_V"])
-        close(svd.truncated_svd_vjp(given, stored[f"vjp{i}_dV"]), stored[f"vjp{i}_dx"], GRADIENTS, f"vjp{i}")
+        close(jax.jit(svd.truncated_svd_vjp)(given, stored[f"vjp{i}_dV"]), stored[f"vjp{i}_dx"], GRADIENTS, f"vjp{i}")
 
 
-def directional(x, direction, weights, gradient, backend, count):
-    """(derivative by the rule, central difference) of Σ weights · V along a direction; signs are those at x."""
-    signs = svd.canonical_sign(svd.thin_svd(x).v)[..., :count]
+def slopes(shape, gradients, backend, count, seed=1):
+    """[derivatives by each rule along a direction], and the central difference; signs are those at the point itself."""
+    random = np.random.default_rng(seed)
+    x, direction = (jnp.asarray(random.standard_normal((2, *shape))) for _ in range(2))
+    weights = jnp.asarray(random.standard_normal((2, shape[1], count)))
 
-    def loss(x, how=gradient):
-        v = svd.svd_right_vectors(x, count, how, backend)
-        return jnp.sum(weights * v * svd.canonical_sign(v) * signs)
+    @jax.jit
+    def all_slopes(x):
+        signs = svd.canonical_sign(svd.thin_svd(x).v)[..., :count]
 
-    step = 1e-6
-    slope = jnp.sum(jax.grad(loss)(x) * direction)
-    return slope, (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+        def loss(x, gradient="exact"):
+            v = svd.svd_right_vectors(x, count, gradient, backend)
+            return jnp.sum(weights * v * svd.canonical_sign(v) * signs)
+
+        step = 1e-6
+        found = [jnp.sum(jax.grad(loss)(x, gradient) * direction) for gradient in gradients]
+        return found, (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+
+    return all_slopes(x)
 
 
 @pytest.mark.parametrize("backend", ["svd", "eigen"])
-@pytest.mark.parametrize("gradient", ["exact", "paper"])
 @pytest.mark.parametrize("regime", REGIMES)
-def test_derivative_equals_finite_differences(float64, regime, gradient, backend):
-    random = np.random.default_rng(1)
-    rows, columns = REGIMES[regime]
-    rank = min(rows, columns)  # at most 5, so that the paper's form cuts nothing off
-    x, direction = (jnp.asarray(random.standard_normal((2, rows, columns))) for _ in range(2))
-    weights = jnp.asarray(random.standard_normal((2, columns, rank)))
-    slope, difference = directional(x, direction, weights, gradient, backend, rank)
-    np.testing.assert_allclose(slope, difference, rtol=1e-6)
+def test_derivative_equals_finite_differences(float64, regime, backend):
+    rank = min(REGIMES[regime])  # at most 5, so that the paper's form cuts nothing off
+    (exact, paper), difference = slopes(REGIMES[regime], ("exact", "paper"), backend, rank)
+    np.testing.assert_allclose(exact, difference, rtol=1e-6)
+    np.testing.assert_allclose(paper, difference, rtol=1e-6)
 
 
-def test_leading_vectors_alone_follow_the_exact_derivative(float64):
+@pytest.mark.parametrize("shape", [(9, 7), (7, 9)])
+def test_leading_vectors_alone_follow_the_exact_derivative(float64, shape):
     """Only the first vectors are used, while the map has more; the paper's form then differs, as it says."""
-    random = np.random.default_rng(2)
-    for shape in ((2, 9, 7), (2, 7, 9)):
-        x, direction = (jnp.asarray(random.standard_normal(shape)) for _ in range(2))
-        weights = jnp.asarray(random.standard_normal((2, shape[2], 2)))
-        slope, difference = directional(x, direction, weights, "exact", "eigen", 2)
-        np.testing.assert_allclose(slope, difference, rtol=1e-6)
-        slope, difference = directional(x, direction, weights, "paper", "eigen", 2)
-        assert abs(slope - difference) > 1e-3 * abs(difference)
+    (exact, paper), difference = slopes(shape, ("exact", "paper"), "eigen", 2, seed=2)
+    np.testing.assert_allclose(exact, difference, rtol=1e-6)
+    assert abs(paper - difference) > 1e-3 * abs(difference)
 
 
 def test_published_derivative_is_zero_for_tall_maps_alone():
     random = np.random.default_rng(3)
     for (rows, columns), zero in (((9, 6), True), ((6, 6), True), ((6, 9), False)):
-        full = svd.thin_svd(jnp.asarray(random.standard_normal((2, rows, columns)), jnp.float32))
-        dx = svd.truncated_svd_vjp(full, jnp.ones_like(full.v), "published")
+        u, s, vt = np.linalg.svd(random.standard_normal((2, rows, columns)).astype(np.float32), full_matrices=False)
+        full = svd.SVD(*map(jnp.asarray, (s, u, np.swapaxes(vt, 1, 2))))
+        dx = jax.jit(lambda full: svd.truncated_svd_vjp(full, full.v + 1, "published"))(full)
         assert bool(jnp.all(dx == 0)) == zero
 
 
@@ -102,37 +103,36 @@ def special_maps():
 @pytest.mark.parametrize("backend", ["svd", "eigen"])
 @pytest.mark.parametrize("shape", ["tall", "wide"])
 def test_rank_deficiency_is_finite(shape, backend):
+    def loss(x, gradient):
+        v = svd.svd_right_vectors(x, 4, gradient, backend)
+        return jnp.einsum("bcr,r,c->", v, jnp.arange(1.0, 5), jnp.cos(jnp.arange(v.shape[1])))
+
     x = special_maps()[shape]
-    for gradient in svd.GRADIENTS:
-
-        def loss(x, gradient=gradient):
-            v = svd.svd_right_vectors(x, 4, gradient, backend)
-            return jnp.einsum("bcr,r,c->", v, jnp.arange(1.0, 5), jnp.cos(jnp.arange(v.shape[1])))
-
-        value, slope = jax.value_and_grad(loss)(x)
-        assert jnp.isfinite(value)
-        assert jnp.all(jnp.isfinite(slope))
-        assert jnp.all(slope[0] == 0)
-        assert jnp.abs(slope).max() < 1e3  # nothing of the size of 1 / round-off
+    found = jax.jit(lambda x: [jax.value_and_grad(loss)(x, gradient) for gradient in svd.GRADIENTS])(x)
+    for value, slope in found:
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(slope))
+        assert np.all(slope[0] == 0)
+        assert np.abs(slope).max() < 1e3  # nothing of the size of 1 / round-off
 
 
 @pytest.mark.parametrize("top1", svd.LEADING)
 def test_leading_triplet(top1):
     """Of ReLU-like maps, of plain normal ones, and of those without full rank, whatever the way."""
     random = np.random.default_rng(5)
+    maps = list(special_maps().values())
     for shape in ((3, 36, 8), (3, 8, 36), (3, 1, 7), (3, 7, 1)):
-        for x in (np.maximum(random.standard_normal(shape) + 0.5, 0), np.abs(random.standard_normal(shape))):
-            x = jnp.asarray(x, jnp.float32)
-            s, u, v = svd.leading_triplet(x, top1)
-            truth = np.linalg.svd(np.asarray(x, np.float64), compute_uv=True)
-            np.testing.assert_allclose(s[:, 0], truth[1][:, 0], rtol=1e-5)
-            expected = jnp.asarray(np.swapaxes(truth[2], 1, 2)[..., :1])
-            close(v, expected * svd.canonical_sign(expected))
-            np.testing.assert_allclose(jnp.einsum("bkr,bkc,bcr->br", u, x, v), s, rtol=1e-5)
-    for x in special_maps().values():
-        s, u, v = svd.leading_triplet(x, top1)
-        assert all(bool(jnp.all(jnp.isfinite(part))) for part in (s, u, v))
-        np.testing.assert_allclose(s[:, 0], np.linalg.svd(np.asarray(x), compute_uv=False)[:, 0], rtol=1e-5)
+        maps.append(jnp.asarray(np.maximum(random.standard_normal(shape) + 0.5, 0), jnp.float32))
+        maps.append(jnp.asarray(np.abs(random.standard_normal(shape)), jnp.float32))
+    found = jax.jit(lambda maps: [svd.leading_triplet(x, top1) for x in maps])(maps)
+    for i, (x, (s, u, v)) in enumerate(zip(maps, found, strict=True)):
+        assert all(np.all(np.isfinite(part)) for part in (s, u, v))
+        _, true_s, true_vt = np.linalg.svd(np.asarray(x, np.float64))
+        np.testing.assert_allclose(s[:, 0], true_s[:, 0], rtol=1e-5)
+        if i >= 2:
+            expected = true_vt[:, 0] * np.sign(true_vt[:, 0].max(1) + true_vt[:, 0].min(1))[:, None]
+            close(v[..., 0], expected)
+            np.testing.assert_allclose(np.einsum("bkr,bkc,bcr->br", u, x, v), s, rtol=1e-5)
 
 
 def test_canonical_sign_makes_the_largest_entry_positive():
