@@ -18,10 +18,11 @@ from tests.common.toys import running
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "distill" / "configs").glob("*.py") if path.stem != "__init__")
-NARROW = {"student.width": 0.0625, "teacher.width": 0.125, "glyphs.difficulty": "easy", "tensorboard": False}
 # As in the other tests of command lines: these compile more than they compute.
 FAST = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-TINY: dict[str, Any] = {**NARROW, "teacher.width": 0.0625}  # where channels are compared one by one
+TINY: dict[str, Any] = {
+    **{"student.width": 0.0625, "teacher.width": 0.0625, "glyphs.difficulty": "easy", "tensorboard": False}
+}
 
 
 def config(name: str, **fields: Any) -> ConfigDict:

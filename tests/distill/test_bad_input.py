@@ -39,7 +39,11 @@ def refused(message, name="at", **fields):
         ("fsp", {"teacher.width": 0.125}, "FSP compares Gram matrices .* must be the same"),
         ("fsp", {"student.taps": ("stage1",), "teacher.taps": ("stage1",)}, "must be the same and at least one"),
         ("ft", {"teacher.width": 0.02}, "has 5 channels, but FT needs at least 8"),
-        ("sskd_svd", {"options.form": "eccv", "options.vectors": 5, "student.width": 0.04}, "config.options.vectors is 5"),
+        (
+            "sskd_svd",
+            {"options.form": "eccv", "options.vectors": 5, "student.width": 0.04},
+            "config.options.vectors is 5",
+        ),
         ("sskd_svd", {"student.taps": ("stage1",), "teacher.taps": ("stage1",)}, "at least 2"),
         ("mhgd", {"options.heads": 1}, "config.options.heads is 1, but must be at least 2"),
         ("iepkt", {"options.terms": ("graph",)}, "config.options.terms is .*must be one or several of"),

@@ -9,12 +9,12 @@ from distill import experiment
 from tests.distill import cli
 
 PHASES = {
-    "student": ["student"],
-    "teacher": ["teacher"],
-    "dml": ["student"],
-    **dict.fromkeys(("fitnet", "fsp", "ab"), ["teacher", "initialisation", "student"]),
-    **dict.fromkeys(("ft", "mhgd", "iepkt"), ["teacher", "modules", "student"]),
-    **dict.fromkeys(("soft_logits", "at", "rkd", "vid", "sskd_svd"), ["teacher", "student"]),
+    "student": ("student",),
+    "teacher": ("teacher",),
+    "dml": ("student",),
+    **dict.fromkeys(("fitnet", "fsp", "ab"), ("teacher", "initialisation", "student")),
+    **dict.fromkeys(("ft", "mhgd", "iepkt"), ("teacher", "modules", "student")),
+    **dict.fromkeys(("soft_logits", "at", "rkd", "vid", "sskd_svd"), ("teacher", "student")),
 }
 
 
@@ -28,7 +28,7 @@ def test_phases_of_every_config(name):
     """Each phase's step keeps the shapes of its state, and says what it lost."""
     own = cli.config(name)
     found = cli.built_phases(own)
-    assert list(found) == PHASES[name]
+    assert tuple(found) == PHASES[name]
     key = jax.random.key(0)
     for phase, built in found.items():
         state = jax.eval_shape(built.init, built.data, key)
