@@ -118,19 +118,25 @@ class _Parts:
 
 
 def make_recipe(config: ConfigDict, method: Method, dataset: Dataset, num_images: int) -> train.Recipe:
-    """The fixed part of a phase's steps."""
-    of_student, of_teacher = (
-        models.make_network(*_network_fields(config[field], dataset.num_classes), field=field)
-        for field in ("student", "teacher")
-    )
+    """The fixed part of a phase's steps on these data."""
     mean, std = classification.moments(config, dataset)
     augmentation = Augmentation(mean, std, **config.augmentation.to_dict())
-    alone = config.phase == "teacher"
+    return recipe_of_phase(config, method, dataset.num_classes, augmentation, num_images)
+
+
+def recipe_of_phase(
+    config: ConfigDict, method: Method, num_classes: int, augmentation: Augmentation, num_images: int
+) -> train.Recipe:
+    """The fixed part of the steps of `config.phase`."""
+    of_student, of_teacher = (
+        models.make_network(*_network_fields(config[field], num_classes), field=field)
+        for field in ("student", "teacher")
+    )
     distils = {"teacher": False, "student": config.stages == "joint"}.get(config.phase, True)
     distils = distils and config.method != "none"
     weight = method.cross_entropy_weight if distils else 1.0
     return train.Recipe(
-        student=of_teacher if alone else of_student,
+        student=of_teacher if config.phase == "teacher" else of_student,
         teacher=of_teacher,
         method=method,
         # Weight decay is ours to add: beside the gradients of the task, before they are merged with others.
