@@ -33,7 +33,7 @@ def refused(message, name="at", **fields):
         ("at", {"teacher.width": 0.0}, "config.teacher.width is 0.0, but must be a number above 0"),
         ("at", {"teacher.width": 0.01}, "config.teacher.width is 0.01, but must leave at least one channel"),
         ("at", {"student.dropout": 1.0}, "config.student.dropout is 1.0"),
-        ("at", {"student.taps": ("stage1", "stage9")}, r"no sensing point 'stage9' \(did you mean 'stage1'\?\)"),
+        ("at", {"student.taps": ("stage1", "stage9")}, r"no sensing point 'stage9' \(did you mean 'stage3'\?\)"),
         ("at", {"student.taps": ("stage1",)}, "the student has 1 sensing points and the teacher 3"),
         ("vid", {"student.taps": ("stage1", "stage2")}, "the student has 2 sensing points and the teacher 3"),
         ("fsp", {"teacher.width": 0.125}, "FSP compares Gram matrices .* must be the same"),
