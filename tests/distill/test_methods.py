@@ -10,6 +10,7 @@ import pytest
 from common.errors import UserError
 from distill.method import NOTHING, Outputs, frozen
 from distill.methods import iepkt, mhgd, sskd_svd
+from tests.distill.golden import compiled
 
 SVD = {"svd_gradient": "toolbox", "svd_backend": "auto", "teacher_svd": "auto", "canonical_sign": True}
 SVD["published_near_square"] = False
@@ -50,10 +51,10 @@ def trained(name, wider=False, **changes):
     """(method, modules after a few steps, adapters, knowledge, student)."""
     method = make(name, **changes)
     shapes = ((16, 16, 5), (4, 4, 8), (1, 1, 9)) if wider else SHAPES
-    knowledge, student = jax.jit(method.knowledge)(outputs(1)), outputs(2, shapes)
-    modules = jax.jit(method.init_modules)(jax.random.key(0), knowledge)
+    knowledge, student = compiled(method.knowledge)(outputs(1)), outputs(2, shapes)
+    modules = compiled(method.init_modules)(jax.random.key(0), knowledge)
 
-    @jax.jit
+    @compiled
     def step(modules, key):
         def objective(params):
             value, state, terms = method.module_loss(modules._replace(params=params), knowledge, key)
@@ -69,7 +70,7 @@ def trained(name, wider=False, **changes):
             modules, seen = step(modules, jax.random.key(i))
             values.append(seen)
         assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((modules, values)))
-    adapters = jax.jit(method.init_adapters)(jax.random.key(1), student, knowledge)
+    adapters = compiled(method.init_adapters)(jax.random.key(1), student, knowledge)
     return method, modules, adapters, knowledge, student, values
 
 
@@ -89,7 +90,7 @@ def test_gradients_reach_student_and_adapters(name, wider):
     method, modules, adapters, knowledge, student, _ = trained(name, wider)
     assert len(adapters.params) == (2 if wider else 0)
 
-    @jax.jit
+    @compiled
     def slopes(maps, params):
         def total(maps, params):
             kept = frozen((modules, knowledge))
@@ -113,7 +114,7 @@ def test_gradients_reach_student_and_adapters(name, wider):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_teacher_itself_has_no_loss(name):
     method, modules, adapters, knowledge, _, _ = trained(name)
-    loss = jax.jit(method.loss)
+    loss = compiled(method.loss)
     terms, _ = loss(modules, adapters, outputs(1), knowledge, LABELS)
     usual, _ = loss(modules, adapters, outputs(2), knowledge, LABELS)
     assert all(terms[key] < 1e-4 * usual[key] for key in usual), (terms, usual)
@@ -122,16 +123,16 @@ def test_the_teacher_itself_has_no_loss(name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_knowledge_is_that_of_each_image_alone(name):
     method = make(name)
-    together = jax.jit(method.knowledge)(outputs(1))
-    alone = jax.jit(method.knowledge)(jax.tree.map(lambda x: x[2:4], outputs(1)))
+    together = compiled(method.knowledge)(outputs(1))
+    alone = compiled(method.knowledge)(jax.tree.map(lambda x: x[2:4], outputs(1)))
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(one[2:4], other, rtol=0, atol=1e-5 * float(jnp.abs(one).max()))
 
 
 def test_eccv_form():
     method = make("sskd_svd", form="eccv", vectors=2, svd_gradient="paper")
-    knowledge, student = jax.jit(method.knowledge)(outputs(1)), outputs(2)
-    terms, _ = jax.jit(method.loss)(
+    knowledge, student = compiled(method.knowledge)(outputs(1)), outputs(2)
+    terms, _ = compiled(method.loss)(
         NOTHING, method.init_adapters(jax.random.key(0), student, knowledge), student, knowledge, LABELS
     )
     assert terms["singular_vectors"] > 0
@@ -155,7 +156,7 @@ def test_iep_terms_are_those_asked_for():
 
 def test_figures(tmp_path):
     method, modules, _, _, _, _ = trained("iepkt")
-    knowledge = jax.jit(method.knowledge)(outputs(3, batch=40))
+    knowledge = compiled(method.knowledge)(outputs(3, batch=40))
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (40, 8, 8, 1), np.uint8), np.arange(40) % 4
     shares = method.figures(modules, knowledge, images, labels, tmp_path)
