@@ -43,6 +43,8 @@ class Cell:
     overrides: Mapping[str, str]
     metrics: Sequence[str]
     budget: Mapping[str, str] = field(default_factory=dict)  # more overrides, but for --quick
+    phase: str = ""  # whose results count, of a run with phases
+    before: "tuple[str, Cell] | None" = None  # (family, cell) whose run of the same seed is read: {runs}, {seed}
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,22 @@ def _vit_small(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
 
 
+_DISTILLED = ("test_accuracy", "test_accuracy_best_epoch")
+_TEACHER = Cell("Teacher", "distill.main", "distill/configs/teacher.py", {}, _DISTILLED, phase="teacher")
+
+
+def _distill(name: str, config: str, **overrides: str) -> Cell:
+    """The teacher of a seed is trained once, for all methods and both families."""
+    own = {} if config in ("student", "dml") else {"teacher_checkpoint": "{runs}/distill/teacher-seed{seed}"}
+    file = f"distill/configs/{config}.py"
+    before = ("distill", _TEACHER) if own else None
+    return Cell(name, "distill.main", file, {**own, **overrides}, _DISTILLED, phase="student", before=before)
+
+
+# A tenth of each class: 3 images, so an epoch has a tenth of the steps; twice the paper's epochs are made of it here.
+_FEW = {"sample_share": "0.1", "num_steps": "200", "module_steps": "100", "initialisation_steps": "100"}
+
+
 FAMILIES = {
     "fewshot": Family(
         "5-way 1-shot on embedded glyphs, scripts unseen in training",
@@ -144,6 +162,35 @@ FAMILIES = {
             _vit_small("ViT, SPT and LSA", "vit", spt="True", lsa="True"),
             _vit_small("Swin", "swin"),
             _vit_small("Swin, SPT and LSA", "swin", spt="True", lsa="True"),
+        ),
+    ),
+    "distill": Family(
+        "72 embedded characters, 30 images each, one teacher for a seed; top-1 of the last and of the best epoch",
+        (
+            _distill("Student alone", "student"),
+            _TEACHER,
+            _distill("Soft logits", "soft_logits"),
+            _distill("FitNet", "fitnet"),
+            _distill("AT", "at"),
+            _distill("FSP", "fsp"),
+            _distill("RKD", "rkd"),
+            _distill("FT", "ft"),
+            _distill("KD-SVD", "sskd_svd"),
+            _distill("MHGD", "mhgd"),
+            _distill("IEP", "iepkt", **{"options.terms": "('interim', 'alteration')"}),
+            _distill("IEP, black box", "iepkt"),
+        ),
+    ),
+    "distill_few": Family(
+        "72 embedded characters, 3 images each for student and modules, the teacher of all 30",
+        (
+            _distill("Student alone", "student", **_FEW),
+            _distill("Soft logits", "soft_logits", **_FEW),
+            _distill("AT", "at", **_FEW),
+            _distill("RKD", "rkd", **_FEW),
+            _distill("KD-SVD", "sskd_svd", **_FEW),
+            _distill("MHGD", "mhgd", **_FEW),
+            _distill("IEP, black box", "iepkt", **_FEW),
         ),
     ),
 }
@@ -195,21 +242,30 @@ def _run_family(name: str, family: Family) -> list[dict]:
 def _command(cell: Cell, seed: int) -> list[str]:
     variant = ":smoke" if _QUICK.value else ""
     fields = {**({} if _QUICK.value else cell.budget), **cell.overrides}
-    overrides = [f"--config.{field}={value}" for field, value in fields.items()]
+    places = {"runs": _runs(), "seed": seed}
+    overrides = [f"--config.{field}={value.format(**places)}" for field, value in fields.items()]
     return ["python", "-m", cell.module, f"--config={cell.config}{variant}", f"--config.seed={seed}", *overrides]
 
 
+def _runs() -> Path:
+    return Path(_RUNS.value) / ("quick" if _QUICK.value else "full")
+
+
 def _run(family: str, cell: Cell, seed: int) -> dict:
-    size = "quick" if _QUICK.value else "full"
+    if cell.before is not None:
+        _run(*cell.before, seed)
     slug = "-".join(re.sub(r"[,()]", "", cell.name.lower()).split())
-    folder = Path(_RUNS.value) / size / family / f"{slug}-seed{seed}"
+    folder = _runs() / family / f"{slug}-seed{seed}"
     command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
     subprocess.run(command, check=True)
-    lines = writers.read(folder / "metrics.jsonl")
-    # Each session's clock starts at 0; the longest reading of every session adds up to the time spent.
-    spent = sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
-                if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
-    return {"results": json.loads((folder / "results.json").read_text()), "minutes": spent / 60}
+    spent = sum(_seconds(writers.read(file)) for file in folder.rglob("metrics.jsonl"))
+    return {"results": json.loads((folder / cell.phase / "results.json").read_text()), "minutes": spent / 60}
+
+
+def _seconds(lines: list[dict]) -> float:
+    """Time spent: each session's clock starts at 0, and the longest reading of every session adds up."""
+    return sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
+               if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
 
 
 def markdown(results: Mapping[str, dict]) -> str:

@@ -3,10 +3,10 @@
 A file `baselines/<name>.py` or `methods/<name>.py` holds `make(**options) -> Method`; its options are the config group
 `options`, its name the config field `method`. Nothing else has to know it. A run goes through up to four phases:
 
-    teacher          cross entropy                                             (none if a checkpoint is given, or mutual)
-    modules          `module_loss` on the teacher alone, then frozen           (only where a method has `module_loss`)
-    initialisation   `loss` alone (and weight decay), with its adapters        (config.schedule = "two_stage")
-    student          cross entropy, and (config.schedule = "joint") `loss`
+    teacher          cross entropy                               none if a checkpoint is given, or if mutual
+    modules          `module_loss` on the teacher alone          only of methods that have one; then they are frozen
+    initialisation   `loss` alone (and weight decay)             only with config.stages = "two_stage"
+    student          cross entropy, and `loss`                   `loss` only with config.stages = "joint"
 
 Modules are what is trained on the teacher in a phase of its own and frozen after it (attention networks, PCA, a
 paraphraser); adapters are what is trained together with the student (1x1 convolutions, a translator). Both are

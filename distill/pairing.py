@@ -12,7 +12,7 @@ EPSILON = 1e-12
 
 
 def check_points(student: tuple[Any, ...], teacher: tuple[Any, ...], least: int = 1) -> None:
-    """Raise UserError unless there are equally many sensing points, at least `least`, whose maps have sides that divide.
+    """Raise UserError unless there are equally many sensing points, at least `least`, of maps whose sides divide.
 
     `student`, `teacher`: anything with shapes [B, H, W, C].
     """
@@ -29,8 +29,8 @@ def check_number_of_points(student: tuple[Any, ...], teacher: tuple[Any, ...], l
     if len(student) != len(teacher) or len(student) < least:
         at_least = f", at least {least}," if least > 1 else ""
         raise UserError(
-            f"the student has {len(student)} sensing points and the teacher {len(teacher)}, but a point of one is paired "
-            f"with a point of the other: name as many{at_least} in config.student.taps and config.teacher.taps."
+            f"the student has {len(student)} sensing points and the teacher {len(teacher)}, but a point of one is "
+            f"paired with a point of the other: name as many{at_least} in config.student.taps and config.teacher.taps."
         )
 
 

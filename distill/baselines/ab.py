@@ -10,8 +10,8 @@ from distill.pairing import batch_norm, check_points, same_size
 
 
 def make(weight: float, before_activation: bool) -> Method:
-    """weight Σ_i 2^i, batch mean of Σ (z + 1)² where the teacher is inactive and z > -1, (z - 1)² where it is active and
-    z <= 1; z = BatchNorm(1 x 1 convolution of the student's map).
+    """weight Σ_i 2^i, batch mean of Σ (z + 1)² where the teacher is inactive and z > -1, (z - 1)² where it is active
+    and z <= 1; z = BatchNorm(1 x 1 convolution of the student's map).
 
     Args:
       weight: 0.003 in the toolbox.

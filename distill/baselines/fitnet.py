@@ -9,7 +9,8 @@ from distill.pairing import check_points, same_size
 
 
 def make() -> Method:
-    """Σ over points mean (f_S - f_T W)²; W, without a bias, from the teacher's width to the student's where they differ."""
+    """Σ over points mean (f_S - f_T W)²; W, without a bias, leads from the teacher's width to the student's where they
+    differ."""
 
     def init_adapters(key, student, knowledge):
         check_points(student.maps, knowledge)

@@ -1,5 +1,7 @@
 """FSP (Yim et al., "A Gift from Knowledge Distillation", 2017): Gram matrices between consecutive points."""
 
+from itertools import pairwise
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -17,7 +19,7 @@ def make(weight: float) -> Method:
 
     def init_adapters(key, student, knowledge):
         widths = tuple(fm.shape[-1] for fm in student.maps)
-        ours = tuple(zip(widths, widths[1:], strict=False))
+        ours = tuple(pairwise(widths))
         theirs = tuple(flow.shape[1:] for flow in knowledge)
         if ours != theirs or not ours:
             raise UserError(
@@ -38,7 +40,7 @@ def make(weight: float) -> Method:
 def flows(maps: tuple[Array, ...]) -> tuple[Float[Array, "B c d"], ...]:
     """Fᵀ B / HW of each two consecutive points, the front map max-pooled to the size of the back one."""
     found = []
-    for front, back in zip(maps, maps[1:], strict=False):
+    for front, back in pairwise(maps):
         while front.shape[1] > back.shape[1]:
             front = nn.max_pool(front, (2, 2), (2, 2))
         positions = back.shape[1] * back.shape[2]

@@ -5,6 +5,7 @@ on the student imitates the factors.
 """
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def make(weight: float, before_activation: bool, module_decay: float) -> Method:
         channels = knowledge.shape[-1]
         if channels < 8:
             raise UserError(
-                f"the teacher's last sensing point has {channels} channels, but FT needs at least 8: it keeps an eighth."
+                f"the teacher's last sensing point has {channels} channels, but FT needs at least 8, to keep an eighth."
             )
         widths = (channels, channels // 2, channels // 4, channels // 8)
         back = {f"convt{i}": layer for i, layer in enumerate(_layers(jax.random.fold_in(key, 1), widths[::-1]))}
@@ -57,13 +58,11 @@ def make(weight: float, before_activation: bool, module_decay: float) -> Method:
         difference = l2_normalize(of_teacher) - l2_normalize(of_student)
         return {"factors": weight * jnp.abs(difference).mean()}, adapters.state
 
-    return Method(
-        loss, knowledge=last, init_modules=init_modules, init_adapters=init_adapters, module_loss=module_loss
-    )
+    return Method(loss, knowledge=last, init_modules=init_modules, init_adapters=init_adapters, module_loss=module_loss)
 
 
 def factors(params, x):
-    """Three convolutions to an eighth of the channels and half the size, LeakyReLU between them."""
+    """Three convolutions to an eighth of the channels and half the size, LeakyReLU between them; factors are linear."""
     for i, stride in enumerate(STRIDES):
         layer = params[f"conv{i}"]
         x = lax.conv_general_dilated(x, layer["kernel"], (stride, stride), "SAME", dimension_numbers=_AXES)
@@ -73,12 +72,12 @@ def factors(params, x):
 
 
 def unfold(params, x):
-    """Three transposed convolutions back to the map."""
+    """Three transposed convolutions back to the map; LeakyReLU on the factors and behind each (official code)."""
+    x = jax.nn.leaky_relu(x, 0.2)
     for i, stride in enumerate(STRIDES[::-1]):
         layer = params[f"convt{i}"]
         x = lax.conv_transpose(x, layer["kernel"], (stride, stride), "SAME", dimension_numbers=_AXES)
-        x = x + jnp.expand_dims(layer["bias"], (0, 1, 2))
-        x = jax.nn.leaky_relu(x, 0.2) if i < 2 else x
+        x = jax.nn.leaky_relu(x + jnp.expand_dims(layer["bias"], (0, 1, 2)), 0.2)
     return x
 
 
@@ -87,6 +86,6 @@ def _encoder(key, widths):
 
 
 def _layers(key, widths):
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(widths)):
         kernel = jax.random.normal(jax.random.fold_in(key, i), (3, 3, before, after)) * math.sqrt(2 / (9 * before))
         yield {"kernel": kernel, "bias": jnp.zeros(after)}

@@ -33,7 +33,9 @@ def distances(x: Float[Array, "B D"]) -> Float[Array, "B B"]:
 
 def angles(x: Float[Array, "B D"]) -> Float[Array, "B B B"]:
     """Cosines of the angles at image i between the directions to images j and k."""
-    directions = l2_normalize(x[None] - x[:, None])
+    # Rounding may leave something between an image and itself, which must not be stretched to a direction.
+    others = ~jnp.eye(len(x), dtype=bool)[..., None]
+    directions = l2_normalize(jnp.where(others, x[None] - x[:, None], 0))
     return jnp.einsum("ijd,ikd->ijk", directions, directions)
 
 
@@ -41,5 +43,3 @@ def huber(difference: Float[Array, "..."]) -> Float[Array, "..."]:
     """½ x² up to 1, |x| - ½ beyond."""
     size = jnp.abs(difference)
     return jnp.where(size <= 1, 0.5 * jnp.square(difference), size - 0.5)
-
-

@@ -1,6 +1,7 @@
 """VID (Ahn et al., "Variational Information Distillation", 2019): how well the student's map predicts the teacher's."""
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def make(weight: float) -> Method:
             channels = t.shape[-1]
             widths = (s.shape[-1], 2 * channels, 2 * channels, channels)
             params[f"point{i}"] = {"alpha": jnp.full(channels, 5.0)}
-            for j, shape in enumerate(zip(widths, widths[1:], strict=False)):
+            for j, shape in enumerate(pairwise(widths)):
                 key, own = jax.random.split(key)
                 params[f"point{i}"][f"layer{j}"] = {
                     "kernel": jax.random.normal(own, shape) * math.sqrt(2 / shape[0]),

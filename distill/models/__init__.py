@@ -78,13 +78,17 @@ def make_network(
     """
     if name not in NETWORKS:
         known = ", ".join(NETWORKS)
-        raise UserError(f"config.{field}.network is {name!r}, but must be one of {known}{did_you_mean(name, NETWORKS)}.")
+        raise UserError(
+            f"config.{field}.network is {name!r}, but must be one of {known}{did_you_mean(name, NETWORKS)}."
+        )
     module = NETWORKS[name](num_classes=num_classes)
     scaled = {}
     for attribute in ("stem", "widths", "hidden", "path_width"):
         value = getattr(module, attribute, None)
         if value:
-            scaled[attribute] = tuple(round(v * width) for v in value) if isinstance(value, tuple) else round(value * width)
+            scaled[attribute] = (
+                tuple(round(v * width) for v in value) if isinstance(value, tuple) else round(value * width)
+            )
     smallest = min(min(value) if isinstance(value, tuple) else value for value in scaled.values())
     if smallest < 1:
         raise UserError(f"config.{field}.width is {width}, but must leave at least one channel in every layer.")
@@ -120,7 +124,7 @@ def run(
     for name in names:
         if name not in taps:
             raise UserError(
-                f"there is no sensing point {name!r} in this network{did_you_mean(name, taps)}; it has {', '.join(taps)}."
+                f"this network has no sensing point {name!r}{did_you_mean(name, taps)}; it has {', '.join(taps)}."
             )
     maps, raw = (tuple(taps[name][i] for name in names) for i in (0, 1))
     return Outputs(out["logits"], maps, raw, out["features"]), state

@@ -1,7 +1,7 @@
-"""What the networks share: convolutions of TensorFlow's SAME padding, their initial weights, BatchNorm, sensing points.
+"""What the networks share: convolutions with TensorFlow's SAME padding, initial weights, BatchNorm, sensing points.
 
-Every network is called with (images [B, H, W, c], train) and returns {"logits" [B, K], "features" [B, D], "taps": {name:
-(map after its ReLU, map before)}}, the sensing points in order of depth.
+Every network is called with (images [B, H, W, c], train) and returns {"logits" [B, K], "features" [B, D], "taps":
+{name: (map after its ReLU, map before)}}, the sensing points in order of depth.
 """
 
 import math

@@ -9,8 +9,8 @@ from distill.models.layers import Taps, conv, dense, global_average, norm, outpu
 
 
 class WideResNet(nn.Module):
-    """Sensing points "stem", "stage1", "stage2", "stage3": the activated input of each stage's first block, and the last
-    activation. Images of 64 pixels and more get a first convolution of 7 x 7 with stride 2."""
+    """Sensing points "stem", "stage1", "stage2", "stage3": the activated input of each stage's first block, and the
+    last activation. Images of 64 pixels and more get a first convolution of 7 x 7 with stride 2."""
 
     num_classes: int
     depth: int = 16  # 6 n + 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill import baselines
-from distill.baselines import ft, vid
+from distill.baselines import vid
 from distill.method import NOTHING, Outputs, Variables
 from tests.distill import official
 
@@ -69,7 +69,7 @@ def test_soft_logits(name, temperature):
     standard = make("soft_logits", temperature=temperature, square=True, weight=0.3)
     assert standard.cross_entropy_weight == pytest.approx(0.7)
     squared, *_ = loss_and_gradients(standard, outputs("student"), outputs("teacher"))
-    assert squared == pytest.approx(0.3 * temperature**2 * value, rel=1e-5)
+    np.testing.assert_allclose(squared, 0.3 * temperature**2 * value, rtol=1e-5)
 
 
 def test_dml():
@@ -90,7 +90,9 @@ def test_fitnet_with_another_width():
     value, gradient, of_adapters, _ = loss_and_gradients(make("fitnet"), student, teacher, adapters)
     compare("fitnet_narrow", value, gradient.maps)
     official.close(of_adapters["map0"], arrays[f"fitnet_narrow/grad:{scope}"], 1e-4)
-    fresh = make("fitnet").init_adapters(jax.random.key(0), outputs("student_narrow"), outputs("teacher").maps)
+    fresh = jax.eval_shape(
+        make("fitnet").init_adapters, jax.random.key(0), outputs("student_narrow"), outputs("teacher").maps
+    )
     assert {name: leaf.shape for name, leaf in fresh.params.items()} == {"map0": (6, 4), "map2": (12, 10)}
 
 
@@ -136,9 +138,9 @@ def test_vid():
     official.close(value, arrays["vid/loss"], 1e-5)
     official.close(of_map, arrays["vid/dstudent2"], 1e-4)
     jax.tree.map(lambda a, b: official.close(a, b, 3e-4), of_params, tree("grad"))
-    fresh = make("vid").init_adapters(jax.random.key(0), outputs("student"), outputs("teacher").maps)
+    init = make("vid").init_adapters
+    fresh = jax.eval_shape(init, jax.random.key(0), outputs("student"), outputs("teacher").maps)
     assert fresh.params["point2"]["layer0"]["kernel"].shape == (12, 24)
-    assert float(fresh.params["point2"]["alpha"][0]) == 5
 
 
 def test_ft():
@@ -167,11 +169,10 @@ def test_ft():
     jax.tree.map(lambda a, b: official.close(a, b, 1e-4), of_adapters, tree("grad", "Translator", encoder))
     found = {layer: of_modules[layer] for layer in encoder}
     jax.tree.map(lambda a, b: official.close(a, b, 1e-4), found, tree("grad", "Factor_transfer", encoder))
-    objective, _, metrics = method.module_loss(modules, teacher.maps[0], jax.random.key(0))
+    objective, _, metrics = jax.jit(method.module_loss)(modules, teacher.maps[0], jax.random.key(0))
     official.close(metrics["reconstruction"], arrays["ft/para_loss"], 1e-5)
     squares = sum(np.square(layer["kernel"]).sum() for layer in modules.params.values())
-    assert objective == pytest.approx(metrics["reconstruction"] + 5e-4 * squares, rel=1e-5)
-    assert ft.unfold(modules.params, ft.factors(modules.params, teacher.maps[0])).shape == teacher.maps[0].shape
+    np.testing.assert_allclose(objective, metrics["reconstruction"] + 5e-4 * squares, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["soft_logits", "dml", "fitnet", "at", "fsp", "rkd"])
@@ -187,9 +188,10 @@ def test_student_that_equals_its_teacher(name):
 def test_larger_maps_of_the_teacher(name):
     """The student's first map is half as large: the teacher's is averaged."""
     method, student, teacher = make(name), outputs("student"), outputs("teacher")
+    init = jax.jit(method.init_adapters)
     half = student.maps[0].reshape(5, 4, 2, 4, 2, 6).mean((2, 4))
     student = student._replace(maps=(half, *student.maps[1:]), raw=(half, *student.raw[1:]))
-    adapters = method.init_adapters(jax.random.key(0), student, method.knowledge(teacher))
+    adapters = init(jax.random.key(0), student, method.knowledge(teacher))
     value, gradient, *_ = loss_and_gradients(method, student, teacher, adapters)
     assert np.isfinite(value)
     assert value > 0

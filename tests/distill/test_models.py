@@ -94,8 +94,8 @@ def test_training_mode_changes_statistics_and_drops():
 def test_names_that_do_not_exist():
     with pytest.raises(UserError, match=r"config.student.network is 'resnett8', .*\(did you mean 'resnet8'\?\)"):
         models.make_network("resnett8", 3, field="student")
-    with pytest.raises(UserError, match="config.teacher.width is 0.001, but must leave at least one channel"):
+    with pytest.raises(UserError, match=r"config.teacher.width is 0.001, but must leave at least one channel"):
         models.make_network("resnet8", 3, width=0.001, field="teacher")
     network = models.make_network("resnet8", 3, taps=("stage4",))
-    with pytest.raises(UserError, match=r"no sensing point 'stage4' .*; it has stage1, stage2, stage3"):
+    with pytest.raises(UserError, match=r"no sensing point 'stage4'.*; it has stage1, stage2, stage3"):
         models.output_shapes(network, (32, 32, 3))
