@@ -72,7 +72,8 @@ def drop_heads(graph: Float[Array, "A B B"], noise: Float[Array, "A B 1"]) -> Fl
 def estimate_back_vectors(
     params: Tree, stats: Tree, graph: Float[Array, "A B B"], front: Float[Array, "B F"], training: bool
 ) -> tuple[Float[Array, "B K"], Tree]:
-    """u = l2norm(m W_1 + b_1), m[i] the heads' Σ_j G[a, i, j] h[j] side by side, h = ReLU(BN(v_F W_0)), and statistics."""
+    """(u, new statistics): u = l2norm(m W_1 + b_1), m[i] the heads' Σ_j G[a, i, j] h[j] side by side,
+    h = ReLU(BN(v_F W_0))."""
     hidden, new = batch_norm(params["hidden_norm"], stats["hidden_norm"], dense(params["hidden"], front), training)
     messages = jnp.einsum("aij,jd->iad", graph, jax.nn.relu(hidden), precision=lax.Precision.HIGHEST)
     estimate = dense(params["estimate"], messages.reshape(front.shape[0], -1))

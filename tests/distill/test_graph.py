@@ -13,7 +13,7 @@ from distill import graph, kd_svd
 from distill.align import align_by_cosine
 from distill.modules import batch_norm
 from tests.distill import golden
-from tests.distill.golden import GRADIENTS, MODULE_GRADIENTS, close, flip
+from tests.distill.golden import GRADIENTS, MODULE_GRADIENTS, close, compiled, flip
 
 POINTS, PAIRS = range(3), range(2)
 
@@ -42,7 +42,7 @@ def listed(stored, name):
     return [stored[name.format(i)] for i in POINTS]
 
 
-@jax.jit
+@compiled
 def vectors_of(student, teacher, targets):
     """The student's raw vectors, those aligned with the stored ones of the teacher, the teacher's by us."""
     raw = [kd_svd.student_vectors(x, 4) for x in student]
@@ -59,7 +59,7 @@ def test_golden_vectors(stored):
         close(aligned[i], stored[f"V_student{i}"])
 
 
-@jax.jit
+@compiled
 def attention(params, stats, teacher, student, noise):
     """The logits as the golden file names them, the estimate, the KL, the statistics after inference."""
     logits = {}
@@ -93,7 +93,7 @@ def test_golden_module_step(stored, networks):
     params, stats, noise = networks
     vectors = listed(stored, "V_teacher{}")
 
-    @jax.jit
+    @compiled
     def step(params, stats):
         def objective(params):
             loss, new, terms = graph.mhgd_module_loss(params, stats, vectors, noise)
@@ -117,7 +117,7 @@ def test_golden_transfer(stored, networks):
     params, stats, _ = networks
     targets = [v[..., None] for v in listed(stored, "V_teacher{}")]
 
-    @jax.jit
+    @compiled
     @jax.value_and_grad
     def loss(maps):
         student = [kd_svd.aligned_with(v, x)[..., 0] for v, x in zip(targets, maps, strict=True)]
@@ -129,7 +129,7 @@ def test_golden_transfer(stored, networks):
         close(slopes[i], stored[f"dtransfer_dstudent_fm{i}"], GRADIENTS, f"map {i}")
 
 
-@jax.jit
+@compiled
 def example():
     """Networks as initialised, and unit vectors of student and teacher."""
     widths = (5, 7, 8)
@@ -143,7 +143,7 @@ def example():
 def test_permuting_the_batch_permutes_every_graph():
     params, stats, student, _ = example()
     order = np.array([3, 1, 5, 0, 4, 2])
-    logits = jax.jit(graph.attention_logits, static_argnames="training")
+    logits = compiled(graph.attention_logits, static_argnames="training")
     for training in (False, True):
         found, permuted = (
             np.asarray(logits(params[0], stats[0], *vectors, training=training)[0])
@@ -154,7 +154,7 @@ def test_permuting_the_batch_permutes_every_graph():
 
 def test_loss_is_zero_at_the_teacher_and_reaches_the_student_alone():
     params, stats, student, teacher = example()
-    loss = jax.jit(jax.value_and_grad(graph.mhgd_transfer_loss, argnums=(0, 1, 2, 3)))
+    loss = compiled(jax.value_and_grad(graph.mhgd_transfer_loss, argnums=(0, 1, 2, 3)))
     value, (to_params, to_stats, usual, to_teacher) = loss(params, stats, student, teacher)
     for leaf in jax.tree.leaves([to_params, to_stats, to_teacher]):
         np.testing.assert_array_equal(leaf, 0)
@@ -162,13 +162,13 @@ def test_loss_is_zero_at_the_teacher_and_reaches_the_student_alone():
     assert abs(zero) < 1e-5
     for slope, other in zip(slopes, usual, strict=True):
         assert np.abs(slope).max() < 1e-5 * np.abs(other).max()
-    plain = jax.jit(functools.partial(graph.mhgd_transfer_loss, squash=False))(params, stats, student, teacher)
+    plain = compiled(functools.partial(graph.mhgd_transfer_loss, squash=False))(params, stats, student, teacher)
     assert plain > value > 0
 
 
 def test_head_drop_keeps_about_half():
     noise = np.random.default_rng(1).standard_normal((8, 500, 1)).astype(np.float32)
-    kept = np.asarray(jax.jit(graph.drop_heads)(jnp.ones((8, 500, 500)), jnp.asarray(noise)))[:, :, 0]
+    kept = np.asarray(compiled(graph.drop_heads)(jnp.ones((8, 500, 500)), jnp.asarray(noise)))[:, :, 0]
     assert 0.45 < kept.mean() < 0.55
     assert np.all(kept.sum(0) >= 1)
     np.testing.assert_array_equal(kept, noise[..., 0] > noise.mean((0, 2))[None])
@@ -178,6 +178,6 @@ def test_batch_norm_stores_either_variance():
     x = jnp.asarray(np.random.default_rng(2).standard_normal((5, 3)), jnp.float32)
     params, stats = {"scale": jnp.ones(3), "bias": jnp.zeros(3)}, {"mean": jnp.zeros(3), "variance": jnp.zeros(3)}
     for unbiased in (True, False):
-        y, new = jax.jit(lambda x, u=unbiased: batch_norm(params, stats, x, True, u))(x)
+        y, new = compiled(lambda x, u=unbiased: batch_norm(params, stats, x, True, u))(x)
         np.testing.assert_allclose(new["variance"], 0.1 * np.var(np.asarray(x), axis=0, ddof=int(unbiased)), rtol=1e-5)
         np.testing.assert_allclose(np.std(np.asarray(y), axis=0), 1, rtol=1e-4)

@@ -12,7 +12,7 @@ from distill import graph, iep, svd
 from distill.modules import batch_norm, dense, kl_rows
 from distill.pairing import l2_normalize
 from tests.distill import golden
-from tests.distill.golden import GRADIENTS, MODULE_GRADIENTS, close
+from tests.distill.golden import GRADIENTS, MODULE_GRADIENTS, close, compiled
 
 POINTS, PAIRS = range(3), range(2)
 STATE = "Distillation/EKI/Stacked_PCA{}/Teacher_PCA/PCA_Graph/Incremental_PCA"
@@ -57,11 +57,11 @@ def test_golden_plane(stored):
 def test_golden_incremental_pca(stored):
     state = iep.incremental_pca_init(8)
     for t in range(3):
-        state = jax.jit(iep.incremental_pca_update)(state, stored[f"ipca_X{t}"])
+        state = compiled(iep.incremental_pca_update)(state, stored[f"ipca_X{t}"])
         close_state(state, iep.PCA(*(stored[f"ipca_after{t}_{part}"] for part in "MSV")))
 
 
-@jax.jit
+@compiled
 def projections_of(student, teacher, states):
     """Of one point: leading vectors of the teacher, planes and projections of both."""
     found = svd.leading_triplet(svd.feature_matrix(teacher))
@@ -80,10 +80,10 @@ def test_golden_projections(stored):
         for who in ("teacher", "student"):
             close(planes[who], stored[f"{who}_plane{i}"])
             close(projections[who], stored[f"{who}_proj{i}"])
-        close(jax.jit(iep.affinity)(stored[f"teacher_proj{i}"]), stored[f"teacher_affinity{i}"])
+        close(compiled(iep.affinity)(stored[f"teacher_proj{i}"]), stored[f"teacher_affinity{i}"])
 
 
-@jax.jit
+@compiled
 def messages_of(made, teacher, student, noise):
     """Message passing and attention as the golden file names them, and the estimate."""
     head = made.params["black_box"], made.stats["black_box"]
@@ -118,7 +118,7 @@ def test_golden_module_step(stored, modules):
     """Objective, gradients of all its parameters, and a Nesterov step with the statistics of BatchNorm and PCA."""
     noise = [stored[f"noise{p}"] for p in PAIRS]
 
-    @jax.jit
+    @compiled
     def step(params, stats, states):
         planes = [iep.sphere_to_plane(v[..., 0]) for v in listed(stored, "teacher_V{}")]
         projections = [iep.incremental_pca_project(*both) for both in zip(states, planes, strict=True)]
@@ -155,56 +155,64 @@ def student_projections(maps, states, spatial):
 TERMS = {"alteration": "alt", "interim": "int", "black_box": "blackbox"}
 
 
-@jax.jit
+@compiled
 def transfer(modules, maps, states, knowledge):
-    """{term: (loss, gradients to the maps)}."""
+    """{term: (loss, gradients to the maps)}, and the gradients of all terms to modules and teacher."""
     spatial, teacher = knowledge
 
-    def losses(maps):
+    def losses(maps, modules, teacher):
         found = iep.iep_transfer_losses(modules, student_projections(maps, states, spatial), teacher, True)
         return tuple(found[term] for term in TERMS)
 
-    values, pull = jax.vjp(losses, maps)
-    units = np.eye(len(TERMS), dtype=values[0].dtype)
-    return {term: (values[k], pull(tuple(map(jnp.asarray, units[k])))[0]) for k, term in enumerate(TERMS)}
+    values, pull = jax.vjp(losses, maps, modules, teacher)
+    pulled = [pull(tuple(jnp.asarray(unit) for unit in row)) for row in np.eye(len(TERMS), dtype=values[0].dtype)]
+    found = {term: (value, each[0]) for term, value, each in zip(TERMS, values, pulled, strict=True)}
+    return found, [each[1:] for each in pulled]
 
 
 def test_golden_transfer(stored, modules):
     maps = listed(stored, "student_fm{}")
     spatial = [u.reshape(x.shape[:3]) for u, x in zip(listed(stored, "teacher_U{}"), maps, strict=True)]
-    found = transfer(modules, maps, states(stored), (spatial, listed(stored, "teacher_proj{}")))
+    found, others = transfer(modules, maps, states(stored), (spatial, listed(stored, "teacher_proj{}")))
+    for leaf in jax.tree.leaves(others):
+        np.testing.assert_array_equal(leaf, 0)
     for term, (value, slopes) in found.items():
         close(value, stored[f"loss_{TERMS[term]}"])
         for i in POINTS:
             close(slopes[i], stored[f"d_{TERMS[term]}_dstudent_fm{i}"], GRADIENTS, f"{term}, map {i}")
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def example(batch=6):
+@compiled
+def example():
     """Modules as initialised, and projections of student and teacher, with a PCA of the student's batch."""
     keys = jax.random.split(jax.random.key(0), 4)
     widths = (6, 8, 10)
     made = [iep.init_module(keys[p], widths[p] // 2, widths[p + 1] // 2, black_box=True) for p in PAIRS]
-    planes = [[jax.random.normal(jax.random.fold_in(key, w), (batch, w)) for w in widths] for key in keys[2:4]]
+    planes = [[jax.random.normal(jax.random.fold_in(key, w), (6, w)) for w in widths] for key in keys[2:4]]
     state = [iep.incremental_pca_update(iep.incremental_pca_init(y.shape[1]), y) for y in planes[0]]
     return made, *([iep.incremental_pca_project(*both) for both in zip(state, y, strict=True)] for y in planes)
 
 
-@pytest.mark.parametrize("term", TERMS)
-def test_losses_are_zero_at_the_teacher_and_reach_the_student_alone(term):
-    made, student, teacher = example()
-    loss = jax.jit(jax.value_and_grad(lambda *a: iep.iep_transfer_losses(*a, black_box=True)[term], argnums=(0, 1, 2)))
-    value, (to_modules, usual, to_teacher) = loss(made, student, teacher)
-    for leaf in jax.tree.leaves([to_modules, to_teacher]):
-        np.testing.assert_array_equal(leaf, 0)
-    zero, (_, slopes, _) = loss(made, teacher, teacher)
-    assert value > 0
-    assert abs(zero) < 1e-5
-    for slope, other in zip(slopes, usual, strict=True):
-        assert np.abs(slope).max() < 1e-5 * np.abs(other).max()
+def everything(teacher, states):
+    """What `transfer` needs to know of a teacher's maps: spatial vectors and projections."""
+    found = [projections_of(x, x, state) for x, state in zip(teacher, states, strict=True)]
+    spatial = [each[0].u.reshape(x.shape[:3]) for each, x in zip(found, teacher, strict=True)]
+    return spatial, [each[2]["teacher"] for each in found]
 
 
-passing = jax.jit(iep.message_passing, static_argnames=("training", "iterations"))
+def test_the_teacher_itself_has_no_loss_and_no_gradient(stored, modules):
+    """From the maps on: the student is read with the teacher's spatial vectors, the teacher decomposed."""
+    maps = listed(stored, "teacher_fm{}")
+    knowledge = everything(maps, states(stored))
+    found, _ = transfer(modules, maps, states(stored), knowledge)
+    usual, _ = transfer(modules, listed(stored, "student_fm{}"), states(stored), knowledge)
+    for term, (value, slopes) in found.items():
+        assert abs(value) < 1e-5 * usual[term][0], term
+        for slope, other in zip(slopes, usual[term][1], strict=True):
+            assert np.abs(slope).max() < 1e-4 * np.abs(other).max(), term
+
+
+passing = compiled(iep.message_passing, static_argnames=("training", "iterations"))
 
 
 def test_permuting_the_batch_permutes_every_graph():
@@ -222,7 +230,7 @@ def test_message_passing_is_that_of_the_definition():
     made, student, _ = example()
     front, back = student[:2]
 
-    @jax.jit
+    @compiled
     def written_out(params, stats):
         def layer(name, x):
             return batch_norm(params[f"{name}_norm"], stats[f"{name}_norm"], dense(params[name], x), True)[0]
@@ -241,28 +249,25 @@ def test_message_passing_is_that_of_the_definition():
         close(one, other)
 
 
-def test_maps_of_zeros_and_of_rank_one_have_finite_gradients():
-    made, _, teacher = example(4)
-    random = np.random.default_rng(0)
-    maps = [np.abs(random.standard_normal((4, 3, 3, w))).astype(np.float32) for w in (6, 8, 10)]
+def test_maps_of_zeros_and_of_rank_one_have_finite_gradients(stored, modules):
+    maps = [np.array(x) for x in listed(stored, "teacher_fm{}")]
     for x in maps:
         x[0], x[1] = 0, x[1, :1, :1]
     maps = [jnp.asarray(x) for x in maps]
-    found = jax.jit(lambda maps: [svd.leading_triplet(svd.feature_matrix(x)).u.reshape(4, 3, 3) for x in maps])(maps)
-    bases = [np.linalg.qr(random.standard_normal((w, w // 2)))[0].astype(np.float32) for w in (6, 8, 10)]
-    states = [iep.PCA(jnp.ones((1, len(b))), jnp.ones((1, len(b) // 2)), jnp.asarray(b)) for b in bases]
-    for value, slopes in transfer(made, maps, states, (found, teacher)).values():
-        assert np.isfinite(value)
-        for slope in map(np.asarray, slopes):
-            assert np.all(np.isfinite(slope))
-            assert np.abs(slope[1:]).max() < 1e3
+    for student in (listed(stored, "student_fm{}"), maps):
+        found, _ = transfer(modules, student, states(stored), everything(maps, states(stored)))
+        for value, slopes in found.values():
+            assert np.isfinite(value)
+            for slope in map(np.asarray, slopes):
+                assert np.all(np.isfinite(slope))
+                assert np.abs(slope[1:]).max() < 1e3
 
 
 def test_plane_of_the_center_and_of_its_opposite():
-    plane = jax.jit(iep.sphere_to_plane)
+    plane = compiled(iep.sphere_to_plane)
     center = jnp.full((1, 9), 1 / 3)
     np.testing.assert_allclose(plane(center), np.zeros((1, 9)), atol=1e-6)
-    slopes = jax.jit(jax.jacrev(iep.sphere_to_plane))
+    slopes = compiled(jax.jacrev(iep.sphere_to_plane))
     for x in (center, -center):
         assert np.all(np.isfinite(slopes(x)))
     x = np.random.default_rng(0).standard_normal((5, 9)).astype(np.float32)
@@ -274,9 +279,9 @@ def test_plane_of_the_center_and_of_its_opposite():
 def test_first_batch_projects_to_zero_and_later_ones_find_the_components():
     """Many batches of one Gaussian: the components are those of all images together."""
     state = iep.incremental_pca_init(6)
-    np.testing.assert_array_equal(jax.jit(iep.incremental_pca_project)(state, jnp.ones((3, 6))), np.zeros((3, 3)))
+    np.testing.assert_array_equal(compiled(iep.incremental_pca_project)(state, jnp.ones((3, 6))), np.zeros((3, 3)))
     mixing = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0] * np.array([5, 3, 2, 0.3, 0.2, 0.1])
-    update = jax.jit(iep.incremental_pca_update)
+    update = compiled(iep.incremental_pca_update)
     for t in range(20):
         images = np.random.default_rng(t).standard_normal((64, 6)) @ mixing.T
         state = update(state, jnp.asarray(images, jnp.float32))
@@ -287,7 +292,7 @@ def test_first_batch_projects_to_zero_and_later_ones_find_the_components():
 def test_components_without_a_share_are_dropped_on_request():
     random = np.random.default_rng(0)
     y = jnp.asarray(random.standard_normal((9, 2)) @ random.standard_normal((2, 8)), jnp.float32)
-    update = jax.jit(functools.partial(iep.incremental_pca_update, rank_tol=1e-3))
+    update = compiled(functools.partial(iep.incremental_pca_update, rank_tol=1e-3))
     state = update(iep.incremental_pca_init(8), y)
     np.testing.assert_array_equal(state.basis[:, 2:], np.zeros((8, 2)))
     assert np.all(np.asarray(state.scale)[:, :2] > 0)
@@ -298,7 +303,7 @@ def test_students_of_another_size_are_averaged_down():
     x, u, large = (random.standard_normal(shape).astype(np.float32) for shape in ((2, 8, 8, 3), (2, 4, 4), (2, 8, 8)))
     small = x.reshape(2, 4, 2, 4, 2, 3).mean((2, 4))
     wide = small.repeat(2, axis=1).repeat(2, axis=2)
-    read = jax.jit(iep.read_by_teacher)
+    read = compiled(iep.read_by_teacher)
     for one, other in (((x, u), (small, u)), ((small, large), (wide, large))):
         close(*(read(*map(jnp.asarray, both)) for both in (one, other)))
 
@@ -310,7 +315,7 @@ def test_kl():
 
 def test_embedding_procedure():
     made, student, _ = example()
-    shown = jax.jit(iep.embedding_procedure)(made, student)
+    shown = compiled(iep.embedding_procedure)(made, student)
     assert [x.shape for x in shown.positions] == [(6, 2)] * 3
     assert [x.shape for x in shown.affinity] == [(6, 6)] * 3
     for p in PAIRS:

@@ -10,7 +10,7 @@ import pytest
 from distill import kd_svd, svd
 from distill.align import align_by_cosine, align_weighted
 from tests.distill import golden
-from tests.distill.golden import GRADIENTS, close, flip
+from tests.distill.golden import GRADIENTS, close, compiled, flip
 
 POINTS = range(3)
 
@@ -28,7 +28,7 @@ def test_golden_eccv(n):
     full = [svd.SVD(*(whole[f"full_{part}{i}"] for part in "sUV")) for i in POINTS]
     variants = {"intended": "paper", "published": "published"}
 
-    @jax.jit
+    @compiled
     def everything(student, maps, slopes):
         vectors = [kd_svd.teacher_vectors(x, n + 1) for x in maps]
         aligned = [align_weighted(*point, n) for point in zip(student, teacher, teacher_s, strict=True)]
@@ -66,7 +66,7 @@ def test_golden_eccv_from_the_maps(backend):
         signed = [flip(v, w) for v, w in zip(student, arrays(stored, "dfv3_V_student{}"), strict=True)]
         return kd_svd.eccv_loss(signed, teacher, values, 3), student
 
-    both = jax.jit(lambda maps: [jax.value_and_grad(loss, has_aux=True)(maps, g) for g in ("paper", "published")])
+    both = compiled(lambda maps: [jax.value_and_grad(loss, has_aux=True)(maps, g) for g in ("paper", "published")])
     results = both(arrays(stored, "student_fm{}"))
     for ((value, student), slopes), suffix in zip(results, ("intended", "published"), strict=True):
         close(value, stored["dfv3_loss"])
@@ -83,7 +83,7 @@ def test_golden_toolbox(kind):
     teacher, maps = arrays(stored, f"kd_{kind}_V_teacher{{}}"), arrays(stored, "student_fm{}")
     backend = {"svd": "svd", "eid": "eigen"}[kind]
 
-    @jax.jit
+    @compiled
     def everything(maps):
         def loss(maps):
             vectors = [kd_svd.student_vectors(x, 4, "toolbox", backend) for x in maps]
@@ -116,7 +116,7 @@ def test_golden_cotangents(kind):
         return jnp.sum(aligned * stored[f"cotangent{i}"]), aligned
 
     maps = [stored[f"student_fm{i}"] for i in range(4)]
-    found = jax.jit(lambda maps: [jax.grad(loss, has_aux=True)(x, i) for i, x in enumerate(maps)])(maps)
+    found = compiled(lambda maps: [jax.grad(loss, has_aux=True)(x, i) for i, x in enumerate(maps)])(maps)
     for i, (slope, aligned) in enumerate(found):
         close(aligned, stored[f"{kind}{i}_aligned_V_student"])
         expected = stored[f"{kind}{i}_dloss_dstudent"]
@@ -147,7 +147,7 @@ LOSSES = {"toolbox": toolbox, "eccv": eccv}
 @functools.lru_cache
 def both(name, backend="auto"):
     """(student's maps, teacher's maps) -> (loss, gradients to both), compiled."""
-    return jax.jit(jax.value_and_grad(functools.partial(LOSSES[name], backend=backend), argnums=(0, 1)))
+    return compiled(jax.value_and_grad(functools.partial(LOSSES[name], backend=backend), argnums=(0, 1)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -195,7 +195,7 @@ def unit_vectors(seed, batch=4):
 def test_non_finite_samples_are_left_out():
     teacher, values = unit_vectors(10), [jnp.ones((4, 2)) for _ in POINTS]
     student = [v.at[1, 0, 0].set(jnp.nan) for v in unit_vectors(9)]
-    slopes_of = jax.jit(jax.value_and_grad(lambda s, t, v: kd_svd.eccv_loss(s, t, v, 1)))
+    slopes_of = compiled(jax.value_and_grad(lambda s, t, v: kd_svd.eccv_loss(s, t, v, 1)))
     loss, slopes = slopes_of(student, teacher, values)
     assert np.isfinite(loss)
     rest = np.array([0, 2, 3])

@@ -7,7 +7,7 @@ import pytest
 
 from distill import svd
 from tests.distill import golden
-from tests.distill.golden import GRADIENTS, close, flip
+from tests.distill.golden import GRADIENTS, close, compiled, flip
 
 REGIMES = {"tall": (7, 4), "wide": (4, 7), "square": (5, 5)}
 
@@ -26,7 +26,7 @@ def test_golden_decompositions(backend):
 
     stored, other = golden.load("kd_svd"), golden.load("sskd_svd")
     maps = [stored[f"student_fm{i}"] for i in range(4)] + [other[f"student_fm{i}"] for i in range(3)]
-    full, truncated, leading = jax.jit(decompositions)(maps, [stored[f"teacher_fm{i}"] for i in range(4)])
+    full, truncated, leading = compiled(decompositions)(maps, [stored[f"teacher_fm{i}"] for i in range(4)])
     for i in range(3):
         compare(full[4 + i], other, f"full_{{}}{i}")
     for kind in ("svd", "eid"):
@@ -40,7 +40,7 @@ def test_golden_toolbox_derivative():
     stored = golden.load("kd_svd")
     for i in range(2):
         given = svd.SVD(stored[f"vjp{i}_s"], stored[f"vjp{i}_U"], stored[f"vjp{i}_V"])
-        close(jax.jit(svd.truncated_svd_vjp)(given, stored[f"vjp{i}_dV"]), stored[f"vjp{i}_dx"], GRADIENTS, f"vjp{i}")
+        close(compiled(svd.truncated_svd_vjp)(given, stored[f"vjp{i}_dV"]), stored[f"vjp{i}_dx"], GRADIENTS, f"vjp{i}")
 
 
 def slopes(shape, gradients, backend, count, seed=1):
@@ -49,7 +49,7 @@ def slopes(shape, gradients, backend, count, seed=1):
     x, direction = (jnp.asarray(random.standard_normal((2, *shape))) for _ in range(2))
     weights = jnp.asarray(random.standard_normal((2, shape[1], count)))
 
-    @jax.jit
+    @compiled
     def all_slopes(x):
         signs = svd.canonical_sign(svd.thin_svd(x).v)[..., :count]
 
@@ -86,7 +86,7 @@ def test_published_derivative_is_zero_for_tall_maps_alone():
     for (rows, columns), zero in (((9, 6), True), ((6, 6), True), ((6, 9), False)):
         u, s, vt = np.linalg.svd(random.standard_normal((2, rows, columns)).astype(np.float32), full_matrices=False)
         full = svd.SVD(*map(jnp.asarray, (s, u, np.swapaxes(vt, 1, 2))))
-        dx = jax.jit(lambda full: svd.truncated_svd_vjp(full, full.v + 1, "published"))(full)
+        dx = compiled(lambda full: svd.truncated_svd_vjp(full, full.v + 1, "published"))(full)
         assert bool(jnp.all(dx == 0)) == zero
 
 
@@ -108,7 +108,7 @@ def test_rank_deficiency_is_finite(shape, backend):
         return jnp.einsum("bcr,r,c->", v, jnp.arange(1.0, 5), jnp.cos(jnp.arange(v.shape[1])))
 
     x = special_maps()[shape]
-    found = jax.jit(lambda x: [jax.value_and_grad(loss)(x, gradient) for gradient in svd.GRADIENTS])(x)
+    found = compiled(lambda x: [jax.value_and_grad(loss)(x, gradient) for gradient in svd.GRADIENTS])(x)
     for value, slope in found:
         assert np.isfinite(value)
         assert np.all(np.isfinite(slope))
@@ -124,7 +124,7 @@ def test_leading_triplet(top1):
     for shape in ((3, 36, 8), (3, 8, 36), (3, 1, 7), (3, 7, 1)):
         maps.append(jnp.asarray(np.maximum(random.standard_normal(shape) + 0.5, 0), jnp.float32))
         maps.append(jnp.asarray(np.abs(random.standard_normal(shape)), jnp.float32))
-    found = jax.jit(lambda maps: [svd.leading_triplet(x, top1) for x in maps])(maps)
+    found = compiled(lambda maps: [svd.leading_triplet(x, top1) for x in maps])(maps)
     for i, (x, (s, u, v)) in enumerate(zip(maps, found, strict=True)):
         assert all(np.all(np.isfinite(part)) for part in (s, u, v))
         _, true_s, true_vt = np.linalg.svd(np.asarray(x, np.float64))
