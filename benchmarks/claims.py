@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -111,8 +112,12 @@ def _distill(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "distill.main", file, {**own, **overrides}, _DISTILLED, phase="student", before=before)
 
 
-# A tenth of each class: 3 images, so an epoch has a tenth of the steps; twice the paper's epochs are made of it here.
-_FEW = {"sample_share": "0.1", "num_steps": "200", "module_steps": "100", "initialisation_steps": "100"}
+# A tenth of each class, 3 images: an epoch has a tenth of the steps, so fewer are enough.
+_FEW_BUDGET = {"num_steps": "200", "module_steps": "100", "initialisation_steps": "100"}
+
+
+def _few(name: str, config: str) -> Cell:
+    return replace(_distill(name, config, sample_share="0.1"), budget=_FEW_BUDGET)
 
 
 FAMILIES = {
@@ -177,20 +182,20 @@ FAMILIES = {
             _distill("FT", "ft"),
             _distill("KD-SVD", "sskd_svd"),
             _distill("MHGD", "mhgd"),
-            _distill("IEP", "iepkt", **{"options.terms": "('interim', 'alteration')"}),
+            _distill("IEP", "iepkt", **{"options.terms": "('interim','alteration')"}),
             _distill("IEP, black box", "iepkt"),
         ),
     ),
     "distill_few": Family(
         "72 embedded characters, 3 images each for student and modules, the teacher of all 30",
         (
-            _distill("Student alone", "student", **_FEW),
-            _distill("Soft logits", "soft_logits", **_FEW),
-            _distill("AT", "at", **_FEW),
-            _distill("RKD", "rkd", **_FEW),
-            _distill("KD-SVD", "sskd_svd", **_FEW),
-            _distill("MHGD", "mhgd", **_FEW),
-            _distill("IEP, black box", "iepkt", **_FEW),
+            _few("Student alone", "student"),
+            _few("Soft logits", "soft_logits"),
+            _few("AT", "at"),
+            _few("RKD", "rkd"),
+            _few("KD-SVD", "sskd_svd"),
+            _few("MHGD", "mhgd"),
+            _few("IEP, black box", "iepkt"),
         ),
     ),
 }
@@ -226,7 +231,7 @@ def _run_family(name: str, family: Family) -> list[dict]:
     rows = []
     for cell in family.cells:
         runs = [_run(name, cell, seed) for seed in seeds]
-        row = {"name": cell.name, "command": " ".join(_command(cell, 0)), "seeds": list(seeds)}
+        row = {"name": cell.name, "command": shlex.join(_command(cell, 0)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
             values = [run["results"][metric] for run in runs]
