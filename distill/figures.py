@@ -63,8 +63,7 @@ def embedding_procedure(
       shown: images drawn, the first ones; the shares are those of all N.
     """
     images, labels = np.asarray(images), np.asarray(labels)
-    parts = [[np.asarray(x) for x in part] for part in procedure]
-    positions, affinity, alteration = parts
+    positions, affinity, alteration = ([np.asarray(x) for x in part] for part in procedure)
     draw_procedure(
         [x[:shown] for x in positions],
         [x[:shown, :shown] for x in affinity],
@@ -74,7 +73,7 @@ def embedding_procedure(
         folder / "embedding_procedure",
     )
     draw_neighbours(affinity[0], affinity[-1], images, labels, folder / "neighbours")
-    return neighbour_shares(Procedure(*parts), images, labels)
+    return neighbour_shares(procedure, images, labels)
 
 
 def draw_procedure(

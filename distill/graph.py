@@ -138,6 +138,6 @@ def mhgd_transfer_loss(
     params, stats, teacher = lax.stop_gradient((list(params), list(stats), list(teacher)))
     total = jnp.zeros(())
     for p, s, ours, theirs in zip(params, stats, pairwise(student), pairwise(teacher), strict=True):
-        logits = [attention_logits(p, s, *who, training=False)[0] for who in (ours, theirs)]
-        total += graph_kl(*logits, squash)
+        found, wanted = (attention_logits(p, s, *who, training=False)[0] for who in (ours, theirs))
+        total += graph_kl(found, wanted, squash)
     return total

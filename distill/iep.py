@@ -217,15 +217,16 @@ def iep_transfer_losses(
     Modules are frozen and in inference mode.
     """
     modules, teacher = lax.stop_gradient((list(modules), list(teacher)))
-    losses = dict.fromkeys(("alteration", "interim", *(["black_box"] if black_box else [])), jnp.zeros(()))
+    names = ("alteration", "interim", "black_box") if black_box else ("alteration", "interim")
+    losses = {name: jnp.zeros(()) for name in names}
     for module, ours, theirs in zip(modules, pairwise(student), pairwise(teacher), strict=True):
         found, wanted = (message_passing(module, *who, False, iterations) for who in (ours, theirs))
         losses["alteration"] += _alteration(found.messages, wanted.messages)
         losses["interim"] += kl_rows(wanted.readout, found.readout)
         if black_box:
             head = module.params["black_box"], module.stats["black_box"]
-            logits = [graph.attention_logits(*head, *who, training=False)[0] for who in (ours, theirs)]
-            losses["black_box"] += graph.graph_kl(*logits, squash)
+            found, wanted = (graph.attention_logits(*head, *who, training=False)[0] for who in (ours, theirs))
+            losses["black_box"] += graph.graph_kl(found, wanted, squash)
     return losses
 
 

@@ -36,7 +36,8 @@ def relation_difference(
 
     @jax.checkpoint
     def difference(student, teacher):
-        square = jnp.square(rbf_relation(*student, beta) - rbf_relation(*teacher, beta))
+        of_student, of_teacher = (rbf_relation(front, back, beta) for front, back in (student, teacher))
+        square = jnp.square(of_student - of_teacher)
         return jnp.sum(jnp.where(jnp.isfinite(square), square, 0))
 
     return difference(student, lax.stop_gradient(teacher))
@@ -45,8 +46,8 @@ def relation_difference(
 def kd_svd_loss(student: Sequence[Float[Array, "B _ n"]], teacher: Sequence[Float[Array, "B _ n"]]) -> Float[Array, ""]:
     """Σ over consecutive points of `relation_difference` of aligned vectors, one array a point. Source: toolbox."""
     total = jnp.zeros((), student[0].dtype)
-    for both in pairwise(zip(student, teacher, strict=True)):
-        total += relation_difference(*((both[0][who], both[1][who]) for who in (0, 1)))
+    for ours, theirs in zip(pairwise(student), pairwise(teacher), strict=True):
+        total += relation_difference(ours, theirs)
     return total
 
 
@@ -69,8 +70,8 @@ def eccv_loss(
     points = list(zip(student, teacher, teacher_s, strict=True))
     for front, back in pairwise(points):
         n = min(n, front[1].shape[2], back[1].shape[2])
-        pairs = [_finite(*align_weighted(*point, n, sign_to)) for point in (front, back)]
-        total += jnp.sqrt(n) / 2 * relation_difference(*((pairs[0][who], pairs[1][who]) for who in (0, 1)))
+        ours, theirs = zip(*(_finite(*align_weighted(*point, n, sign_to)) for point in (front, back)), strict=True)
+        total += jnp.sqrt(n) / 2 * relation_difference(ours, theirs)
     return total
 
 

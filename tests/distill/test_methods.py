@@ -126,13 +126,12 @@ def test_the_teacher_itself_has_no_loss(name):
         assert np.abs(one).max() < 1e-3 * np.abs(other).max()
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_knowledge_is_that_of_each_image_alone(name):
-    method = make(name)
-    together = compiled(method.knowledge)(outputs(1))
-    alone = compiled(method.knowledge)(jax.tree.map(lambda x: x[2:4], outputs(1)))
+def test_knowledge_is_that_of_each_image_alone():
+    """So that it can be cached; IEP's holds what the others' do."""
+    knowledge = compiled(make("iepkt").knowledge)
+    together, alone = knowledge(outputs(1)), knowledge(jax.tree.map(lambda x: x[2:4], outputs(1)))
     for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(one[2:4], other, rtol=0, atol=1e-5 * float(jnp.abs(one).max()))
+        np.testing.assert_allclose(one[2:4], other, rtol=0, atol=1e-5 * float(np.abs(one).max()))
 
 
 def test_eccv_form():
