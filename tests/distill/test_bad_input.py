@@ -107,7 +107,7 @@ def test_teacher_that_does_not_fit(finished, tmp_path):
     refused("does not fit config.teacher", teacher_checkpoint=teacher, **{"teacher.width": 0.125})
     refused("is none of a teacher", teacher_checkpoint=str(finished.folder / "modules"))
     shutil.copytree(finished.folder / "teacher", tmp_path / "teacher")
-    for file in (tmp_path / "teacher" / "checkpoints").rglob("*"):
+    for file in (tmp_path / "teacher" / "checkpoints").glob("*/state/**/*"):
         if file.is_file():
             file.write_bytes(b"")
     refused(r"teacher/checkpoints/\d cannot be read", teacher_checkpoint=str(tmp_path))
