@@ -40,6 +40,7 @@ speed: install
 	$(RUN) benchmarks.anomaly_speed --out=results/anomaly_speed.json
 	$(RUN) benchmarks.vit_speed --quick --out=results/vit_speed.json
 	$(RUN) benchmarks.fer_speed --quick --out=results/fer_speed.json
+	$(RUN) benchmarks.distill_speed --quick --out=results/distill_speed.json
 
 claims: install
 	$(RUN) benchmarks.claims

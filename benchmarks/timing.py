@@ -1,4 +1,4 @@
-"""Timing of several programs in turn, so that a busy machine slows them alike."""
+"""Times of several programs, a step of each in turn, so that a busy machine slows them alike."""
 
 import statistics
 import time
@@ -20,11 +20,12 @@ def time_in_turn(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str
     return rows
 
 
-def ratio(row: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
-    """Step time over the reference's: median over rounds, of the fastest steps, of the least CPU times."""
-    pairs = zip(row["wall_ms"], reference["wall_ms"], strict=True)
+def to_reference(row: dict[str, Any], references: list[dict[str, Any]]) -> dict[str, float]:
+    """Step time over that of the fastest reference: median over rounds, fastest steps, least CPU time."""
+    best = min(references, key=lambda reference: statistics.median(reference["wall_ms"]))
+    pairs = zip(row["wall_ms"], best["wall_ms"], strict=True)
     return {
         "median": statistics.median(own / other for own, other in pairs),
-        "min": min(row["wall_ms"]) / min(reference["wall_ms"]),
-        "cpu": min(row["cpu_ms"]) / min(reference["cpu_ms"]),
+        "min": min(row["wall_ms"]) / min(min(reference["wall_ms"]) for reference in references),
+        "cpu": min(row["cpu_ms"]) / min(min(reference["cpu_ms"]) for reference in references),
     }

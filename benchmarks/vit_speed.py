@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.pillow_augmentation import augment_image
-from benchmarks.timing import time_in_turn
+from benchmarks.timing import time_in_turn, to_reference
 from common import huge_pages
 from common.experiment import TrainState
 from vit_small import experiment, train
@@ -165,17 +165,6 @@ def check_losses(rows: dict[str, dict[str, Any]], names: dict[str, list[str]]) -
         loss, expected = rows[ours]["first_loss"], rows[theirs]["first_loss"]
         if not abs(loss - expected) <= TOLERANCE * abs(expected):
             raise RuntimeError(f"JAX and PyTorch differ: {theirs} {expected}, ours {loss}; timings would mean nothing.")
-
-
-def to_reference(row: dict[str, Any], references: list[dict[str, Any]]) -> dict[str, float]:
-    """Step time over that of the fastest reference: median over rounds, fastest steps, least CPU time."""
-    best = min(references, key=lambda reference: statistics.median(reference["wall_ms"]))
-    pairs = zip(row["wall_ms"], best["wall_ms"], strict=True)
-    return {
-        "median": statistics.median(own / other for own, other in pairs),
-        "min": min(row["wall_ms"]) / min(min(reference["wall_ms"]) for reference in references),
-        "cpu": min(row["cpu_ms"]) / min(min(reference["cpu_ms"]) for reference in references),
-    }
 
 
 def paper_models(design: Design) -> dict[str, Any]:

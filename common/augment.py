@@ -1,4 +1,4 @@
-"""Augmentation that any method may want, on the device and for a whole batch: crop, flip, normalise, erase.
+"""Augmentation that any method may want, on the device and for a whole batch: crop, flip, turn, normalise, erase.
 
 Each function takes what was drawn for each image, so it is plain arithmetic. Draw with a key per image
 (`image_keys`): then what happens to an image depends on neither the batch's size nor how devices split it.
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, Shaped, UInt8
 
 
 def image_keys(key: PRNGKeyArray, batch_size: int) -> Key[Array, " B"]:
@@ -51,6 +51,25 @@ def padded_crop(
         return jax.lax.dynamic_slice(image, (row, column, 0), (height, width, channels))
 
     return jax.vmap(crop)(padded, top, left)
+
+
+def rotate_and_crop(
+    image: Num[Array, "H W c"], degrees: Float[Array, ""], offset: Int[Array, "2"], height: int, width: int
+) -> Num[Array, "h w c"]:
+    """The image turned counter-clockwise about its centre, then [height, width] of it from `offset` (top, left) on.
+
+    Nearest pixel, zeros where the image has none, size unchanged by the turn: Pillow's `rotate`.
+    """
+    rows, columns = image.shape[:2]
+    radians = -jnp.deg2rad(degrees)
+    cosine, sine = jnp.cos(radians), jnp.sin(radians)
+    y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
+    y, x = y + offset[0] - rows / 2, x + offset[1] - columns / 2
+    from_column = jnp.floor(cosine * x + sine * y + columns / 2).astype(jnp.int32)
+    from_row = jnp.floor(-sine * x + cosine * y + rows / 2).astype(jnp.int32)
+    inside = (from_row >= 0) & (from_row < rows) & (from_column >= 0) & (from_column < columns)
+    taken = image[jnp.clip(from_row, 0, rows - 1), jnp.clip(from_column, 0, columns - 1)]
+    return jnp.where(inside[..., None], taken, jnp.zeros_like(taken))
 
 
 def normalize(images: UInt8[Array, "B h w c"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B h w c"]:

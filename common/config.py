@@ -100,7 +100,7 @@ def flatten(config: ConfigDict) -> dict[str, object]:
     fields = {}
     for name, value in config.items():
         inner = flatten(value) if isinstance(value, ConfigDict) else None
-        if inner:
+        if inner is not None:  # a group without fields has none
             fields |= {f"{name}.{rest}": leaf for rest, leaf in inner.items()}
         else:
             fields[name] = value

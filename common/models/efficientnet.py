@@ -100,7 +100,7 @@ class _Block(nn.Module):
         expands, y, channels = self.stage.expansion > 1, x, x.shape[-1] * self.stage.expansion
         if expands:
             y = act(_norm("bn1")(nn.Conv(channels, (1, 1), use_bias=False, name="conv_pw")(y)))
-        y = _Depthwise(self.stage.kernel, self.stride, self.pad, name="conv_dw")(y)
+        y = Depthwise(self.stage.kernel, self.stride, self.pad, name="conv_dw")(y)
         y = act(_norm("bn2" if expands else "bn1")(y))
         if self.squeeze:
             y = _SqueezeExcite(max(1, x.shape[-1] // 4), name="se")(y)
@@ -109,7 +109,7 @@ class _Block(nn.Module):
         return x + y if self.add_input else y
 
 
-class _Depthwise(nn.Module):
+class Depthwise(nn.Module):
     """One kernel for each channel.
 
     On CPU as a sum of shifted images, because XLA's grouped convolution is 20 to 100 times slower there: measured on

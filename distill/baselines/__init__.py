@@ -1,0 +1,1 @@
+"""The methods that the papers' tables compare with, one file each; the field `method` names the file."""

@@ -1,0 +1,24 @@
+"""FitNet: the student's maps imitate the teacher's, in a phase before the labels (Romero et al. 2015).
+
+Run:    python -m distill.main --config=distill/configs/fitnet.py
+Smoke:  python -m distill.main --config=distill/configs/fitnet.py:smoke
+Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to learn from (embedded, no download).
+Expect: see distill/README.md (ours).
+Toolbox, CIFAR-100, ResNet8 student and ResNet32 teacher, last epoch, mean of 5 runs: 72.74 % (student alone 71.76).
+
+Every field is explained in student.py; this file names what differs. The same variants as there.
+"""
+
+from ml_collections import ConfigDict
+
+from common.config import select
+from distill.configs import student
+
+VARIANTS = student.variants()
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = student.base()
+    config.name = config.method = "fitnet"
+    config.stages = "two_stage"  # maps first, then labels alone (toolbox); "joint": both at once
+    return select(config, variant, VARIANTS)
