@@ -29,7 +29,8 @@ def _block(
         similarity = 2 * similarity - jnp.sum(queries**2, -1)[:, None] - jnp.sum(base**2, -1)[None]
     if exclude_self:
         similarity = similarity.at[jnp.arange(len(places)), places].set(-jnp.inf)
-    return jax.lax.top_k(similarity, k)
+    values, indices = jax.lax.top_k(similarity, k)
+    return values, indices
 
 
 def nearest(
