@@ -1,4 +1,4 @@
-"""The numbers to match."""
+"""The golden files of the family."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 FOLDER = Path(__file__).parents[1] / "golden" / "multitask"
 
 
-def golden(name: str) -> dict[str, np.ndarray]:
-    """The arrays of one golden file."""
-    with np.load(FOLDER / f"{name}.npz") as file:
-        return dict(file)
+def load(name):
+    """All arrays of a file."""
+    with np.load(FOLDER / f"{name}.npz") as stored:
+        return {key: stored[key] for key in stored.files}
