@@ -107,7 +107,9 @@ def feature_memory_update(
     )
 
 
-def snapshot_average(shared: PyTree, snapshots: PyTree, task_weights: Float[Array, " K"], alpha: float) -> PyTree:
+def snapshot_average(
+    shared: PyTree, snapshots: PyTree, task_weights: Float[Array, " K"], alpha: float | Array
+) -> PyTree:
     """theta <- α theta + (1 - α) Σ_k w_k theta_k, an ensemble over tasks and time.
 
     `snapshots` has the leaves of `shared` with a task axis in front, or is a list of such trees, one per task.
