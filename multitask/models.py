@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,6 @@ _RESNETS = {
 }
 NAMES = ("conv4", *_RESNETS)
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-_DECODER_CHANNELS = (256, 128, 64, 32, 32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,3 +86,37 @@ def _conv_norm(x: Array, width: int, stride: int, train: bool, name: str) -> Arr
     """Called inside a module's `__call__`, whose submodules these become."""
     x = nn.Conv(width, (3, 3), stride, ((1, 1), (1, 1)), use_bias=False, kernel_init=_INIT, name=f"{name}_conv")(x)
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=f"{name}_bn")(x)
+
+
+class Decoder(nn.Module):
+    """From the last map back to pixels: nearest-neighbour doubling, 3x3 convolution, BatchNorm, ReLU; a last 3x3.
+
+    Attributes:
+      channels: of each doubling, so their number is log2 of the map's stride.
+      outputs: channels of the images, which come out normalised.
+    """
+
+    channels: Sequence[int]
+    outputs: int = 3
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, features: dict[str, Array]) -> Float[Array, "n H W outputs"]:
+        x = features["layer4"]
+        for place, width in enumerate(self.channels):
+            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+            x = jax.nn.relu(_conv_norm(x, width, 1, self.train, f"up{place}"))
+        return nn.Conv(self.outputs, (3, 3), padding=((1, 1), (1, 1)), kernel_init=_INIT, name="out")(x)
+
+
+class Projection(nn.Module):
+    """From pooled features to the space in which tasks are compared; not normalised."""
+
+    dim: int
+    hidden: bool = True  # a hidden layer as wide as the features; else one linear map without bias
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "n c"]) -> Float[Array, "n dim"]:
+        if not self.hidden:
+            return nn.Dense(self.dim, use_bias=False)(pooled)
+        return nn.Dense(self.dim)(jax.nn.relu(nn.Dense(pooled.shape[-1])(pooled)))

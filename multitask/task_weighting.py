@@ -46,9 +46,9 @@ def dynamic_weight_average(
 
 def uncertainty_weighting(
     losses: Float[Array, " K"], log_variances: Float[Array, " K"], coefficients: Float[Array, " K"]
-) -> Float[Array, ""]:
-    """Σ_k c_k exp(-s_k) L_k + s_k / 2 with learned s [Kendall et al. 2018]; c: 1/2 for regression, 1 else."""
-    return jnp.sum(coefficients * jnp.exp(-log_variances) * losses + log_variances / 2)
+) -> Float[Array, " K"]:
+    """c_k exp(-s_k) L_k + s_k / 2 with learned s, to be summed [Kendall et al. 2018]; c: 1/2 for regression, else 1."""
+    return coefficients * jnp.exp(-log_variances) * losses + log_variances / 2
 
 
 def pcgrad(gradients: Float[Array, "K P"], order: Int[Array, "K K-1"]) -> Float[Array, "K P"]:

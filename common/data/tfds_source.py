@@ -70,6 +70,17 @@ def load(request: Request) -> Dataset:
     )
 
 
+def load_images(
+    name: str, split: str, image_size: int, channels: int, path: str | None = None
+) -> UInt8[np.ndarray, "n s s c"]:
+    """The images alone of any split of a prepared set, such as the 'unlabelled' one of stl10. Raises UserError."""
+    folder = find_prepared(name, path)
+    if folder is None:
+        raise missing_data(name, [data_dir(path) / name], how_to_prepare(name))
+    check_files(name, folder, (split,))
+    return _read_split(folder, split, image_size, channels)[0]
+
+
 def data_dir(path: str | None) -> Path:
     """Folder that holds prepared sets: `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()

@@ -20,6 +20,7 @@ _REAL = {
     "batch_size": 128,
     "eval_batch_size": 500,
     "encoder.name": "resnet18",
+    "decoder.channels": (256, 128, 64, 32, 32),
     "projection.dim": 128,
     "tte.alpha": 0.999,
     "clustering_task.num_clusters": 100,
@@ -179,6 +180,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "width": 32,  # of conv4
         }
     )
+    config.decoder = ConfigDict({"channels": (32, 16, 16, 16, 16)})  # of each doubling from the last map to pixels
     config.projection = ConfigDict({"dim": 32, "hidden": True})  # hidden False: one linear map without bias
     config.bn_mode = "joint"  # batch statistics over all views together; "split": each view by itself
 

@@ -34,7 +34,11 @@ def test_uncertainty_weighting():
     losses, variances, coefficients = (
         jnp.asarray(ARRAYS[f"unc_{name}"], jnp.float32) for name in ("losses", "log_var", "coef")
     )
-    value, slopes = jax.value_and_grad(task_weighting.uncertainty_weighting, (0, 1))(losses, variances, coefficients)
+
+    def total(losses, variances):
+        return task_weighting.uncertainty_weighting(losses, variances, coefficients).sum()
+
+    value, slopes = jax.value_and_grad(total, (0, 1))(losses, variances)
     np.testing.assert_allclose(value, ARRAYS["unc_total"], **CLOSE)
     np.testing.assert_allclose(slopes[0], ARRAYS["unc_grad_losses"], **CLOSE)
     np.testing.assert_allclose(slopes[1], ARRAYS["unc_grad_log_var"], **CLOSE)
