@@ -22,7 +22,7 @@ def make(name: str, context: Context) -> Task:
 
     def memory(labels: Array) -> Rows:
         nothing = jnp.full(labels.shape, -1, jnp.int32)
-        return {"labels": jnp.zeros_like(nothing), "previous": nothing, "weights": jnp.ones(labels.shape)}
+        return {"labels": nothing, "previous": nothing, "weights": jnp.ones(labels.shape)}
 
     def relabel(features: Array, rows: Rows, key: Array) -> Rows:
         dim = min(fields.pca_dim, features.shape[1])
@@ -30,9 +30,7 @@ def make(name: str, context: Context) -> Task:
         weights = cluster_weights(labels, fields.num_clusters)
         if fields.balance == "none":
             weights = jnp.ones_like(weights)
-        first = jnp.all(rows["weights"] == 1) & jnp.all(rows["labels"] == 0)
-        previous = jnp.where(first, -1, rows["labels"])
-        return {"labels": labels, "previous": previous, "weights": weights}
+        return {"labels": labels, "previous": rows["labels"], "weights": weights}
 
     def view(key: Array, images: Array, rows: Rows) -> View:
         return View(images, {"labels": rows["labels"], "weights": rows["weights"]})
