@@ -215,6 +215,61 @@ def get_config(variant: str = "") -> ConfigDict:
     # --- transfers: clustering
     # --- end of transfers: clustering
     # --- transfers: detection
+    config.detection = ConfigDict(
+        {
+            "dataset": "shapes",  # or "voc2007", "voc2007_2012" (tested on the test images of 2007)
+            "dataset_path": "",
+            "data_seed": 0,  # of the drawn images; the same for all seeds of training
+            "shapes": {"train_images": 256, "test_images": 128, "max_objects": 4},  # read by dataset "shapes" only
+            "image_size": 64,
+            "learn_difficult": False,  # objects marked as difficult are never counted in tests
+            "head": "centernet",  # or "ssd"
+            "stride": 4,  # input pixels per cell of the (finest) map of the head
+            "neck": "upsample",  # from the encoder's map to that one: nearest neighbour and 3x3; or "transpose" (4x4)
+            "neck_channels": 64,
+            "neck_blocks": 1,  # residual blocks after that
+            "head_channels": 64,
+            "max_detections": 50,  # of an image; no threshold on scores beside that
+            "gaussian_radius": "corrected",  # or "legacy", the known error of the released CornerNet and CenterNet
+            "size_weight": 0.1,
+            "offset_weight": 1.0,
+            "ssd": {
+                "scales": (0.16, 0.27, 0.45),  # of each map's anchors relative to the image, and one more
+                "ratios": (2.0,),
+                "nms_threshold": 0.45,
+                "candidates": 100,  # of each class, before overlapping ones are suppressed
+            },
+            "flip": True,
+            "min_scale": 1.0,  # images are drawn between so many times as large ...
+            "max_scale": 1.0,  # ... and so many, at a random place
+            "colour": 0.0,  # relative change of brightness and contrast
+            "batch_size": 16,
+            "num_steps": 300,
+            "optimizer": {
+                "name": "adam",
+                "clip_norm": 0.0,
+                "weight_decay": 0.0,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "schedule": "cosine",  # or "step"
+                "learning_rate": 2e-3,
+                "final_learning_rate": 0.0,
+                "decay_steps": (),  # "step": times decay_factor at each
+                "decay_factor": 0.1,
+            },
+            "voc": {
+                "iou_threshold": 0.5,
+                "box_offset": 0,  # 1: heights and widths of inclusive pixels, as in the VOC kit
+                "strict": False,  # True: a match must overlap more than the threshold, not at least so much
+                "legacy_thresholds": False,  # True: recalls of the 11-point rule compared as floats
+            },
+            "log_every_steps": 50,
+            "eval_every_steps": 100,
+            "save_every_steps": 100,
+        }
+    )
+    config.detection.optimizer.total_steps = config.detection.get_ref("num_steps")
     # --- end of transfers: detection
 
     # Where it starts and what it writes beside metrics.jsonl
