@@ -36,7 +36,8 @@ def detections(found: Any, flags: Int[np.ndarray, "n k"], dataset: DetectionData
                 colour = _RIGHT if flag == TRUE else _WRONG
                 _draw(ax, box * side, colour, 1.5)
                 text = f"{dataset.class_names[label]} {score:.2f}"
-                ax.text(box[1] * side, box[0] * side - 1, text, color=colour, fontsize=6)
+                under = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+                ax.text(box[1] * side, box[0] * side - 1, text, color=colour, fontsize=5, bbox=under)
     figure.suptitle(f"{dataset.name}, test images: right green, wrong orange, objects white", fontsize=9)
     plots.save(figure, path)
 
