@@ -211,6 +211,35 @@ def get_config(variant: str = "") -> ConfigDict:
     # Transfers, each with everything of its phase
     config.transfer = ConfigDict({"source": "teacher"})  # weights of the temporal ensemble, or "online"
     # --- transfers: classification
+    config.classification = ConfigDict(  # of the images of config.dataset, with their labels
+        {
+            "probe": {
+                "solver": "lbfgs",  # to the optimum; "sgd" for large sets: as long as a fine-tuning, augmented
+                "layer": "pooled",  # or "layer1" ... "layer4", averaged over a grid
+                "most_features": 9000,  # of such a grid
+                "l2": (1e-5, 1e-4, 1e-3, 1e-2),  # the best on held-out training images
+                "iterations": 200,
+                "learning_rate": 0.1,  # sgd: for a batch of 256
+                "folds": 0,  # class-balanced parts of the training images that are probed too
+                "fold_size": 1000,
+            },
+            "knn": {"k": 200, "temperature": 0.07},
+            "finetune": {
+                "fractions": (1.0, 0.1),  # of the labels; (): no fine-tuning
+                "learning_rates": (0.03,),  # several: the best on held-out training images, for each fraction
+                "num_steps": 200,  # of each fine-tuning
+                "weight_decay": 5e-4,  # of kernels
+                "momentum": 0.9,  # Nesterov's
+            },
+            "held_out_share": 0.1,  # of the training images, to choose l2 and rate
+            "flip": False,
+            "padding": 2,  # pixels of reflected border of random crops
+            "batch_size": 64,
+            "log_every_steps": 50,
+            "eval_every_steps": 100,
+            "save_every_steps": 100,
+        }
+    )
     # --- end of transfers: classification
     # --- transfers: clustering
     # --- end of transfers: clustering

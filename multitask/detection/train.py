@@ -43,7 +43,7 @@ def init(recipe: Recipe, image_size: int, data: Any, key: Array) -> TrainState:
     """The encoder of `data["start"]`, a fresh neck and head, a fresh optimiser."""
     network: Detector = recipe.network()
     fresh: Any = network.init(key, jnp.zeros((1, image_size, image_size, 3)))
-    start = data["start"]
+    start = jax.tree.map(jnp.copy, data["start"])  # the state's buffers are given away at every step
     params = {**fresh["params"], "encoder": start["params"]}
     batch_stats = {**fresh.get("batch_stats", {}), "encoder": start["batch_stats"]}
     step = jnp.zeros((), jnp.int32)
