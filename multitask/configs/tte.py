@@ -226,8 +226,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "knn": {"k": 200, "temperature": 0.07},
             "finetune": {
                 "fractions": (1.0, 0.1),  # of the labels; (): no fine-tuning
-                "learning_rates": (0.03,),  # several: the best on held-out training images, for each fraction
-                "num_steps": 200,  # of each fine-tuning
+                "learning_rates": (0.3,),  # several: the best on held-out training images, for each fraction
+                "num_steps": 300,  # of each fine-tuning
                 "weight_decay": 5e-4,  # of kernels
                 "momentum": 0.9,  # Nesterov's
             },
@@ -242,6 +242,33 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # --- end of transfers: classification
     # --- transfers: clustering
+    config.clustering = ConfigDict(
+        {
+            "dataset": "glyphs",  # any few-shot data set, or "caltech_birds2011", "cars196" (classes split in halves)
+            "dataset_path": "",
+            # Read by dataset "glyphs" only: other scripts than those that are tested on
+            "glyphs": {"difficulty": "medium", "instances_per_class": 20, "max_classes": 40},
+            "stored_size": 32,  # pixels of the images in memory, of which ...
+            "image_size": 32,  # ... so many are seen: the middle, or in training a random part
+            "min_area": 1.0,  # of that part (relative to the whole image), at least
+            "flip": False,
+            "loss": "npair",  # or "triplet" (semi-hard)
+            "l2": 0.02,  # npair
+            "margin": 0.2,  # triplet
+            "embedding_dim": 64,
+            "num_steps": 200,  # 0: only the frozen features
+            "batch_size": 64,
+            "images_per_class": 2,  # of a batch; npair takes 2
+            "learning_rate": 1e-3,  # of Adam
+            "new_layer_factor": 10.0,  # times as much for the layer that makes the embedding
+            "recall_ks": (1, 2, 4, 8),
+            "metric": "cosine",  # or "euclidean"
+            "kmeans": {"iterations": 100, "n_init": 5, "seeds": 5, "empty": "keep"},  # or "farthest"
+            "log_every_steps": 50,
+            "eval_every_steps": 100,
+            "save_every_steps": 100,
+        }
+    )
     # --- end of transfers: clustering
     # --- transfers: detection
     config.detection = ConfigDict(

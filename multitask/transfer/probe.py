@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float, Float64, Integer
-from scipy.special import logsumexp
 
 STD_EPSILON = 1e-6
 _GRADIENT = 1e-6  # largest entry of the gradient at which the solver may stop
@@ -53,8 +52,9 @@ def solve(
     num_classes: int,
     l2: float,
     iterations: int = 200,
+    initial: Probe | None = None,
 ) -> Probe:
-    """The minimum of mean cross entropy + l2 / 2 ||W||^2 (biases are free) by L-BFGS from zero.
+    """The minimum of mean cross entropy + l2 / 2 ||W||^2 (biases are free) by L-BFGS from zero or a near solution.
 
     The biases are given with mean 0 over the classes: a constant in all of them changes nothing.
     """
@@ -65,16 +65,21 @@ def solve(
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = flat[:-num_classes].reshape(width, num_classes), flat[-num_classes:]
         logits = rows @ weights + bias
-        total = logsumexp(logits, axis=1)
-        value = np.mean(total - logits[places, labels]) + l2 / 2 * np.sum(weights**2)
-        error = np.exp(logits - total[:, None])
+        logits -= logits.max(axis=1, keepdims=True)
+        error = np.exp(logits)
+        total = error.sum(axis=1, keepdims=True)
+        value = np.mean(np.log(total[:, 0]) - logits[places, labels]) + l2 / 2 * np.sum(weights**2)
+        error /= total
         error[places, labels] -= 1
         error /= n
         return float(value), np.concatenate([(rows.T @ error + l2 * weights).ravel(), error.sum(0)])
 
+    first = np.zeros((width + 1) * num_classes)
+    if initial is not None:
+        first = np.concatenate([initial.weights.ravel(), initial.bias])
     found = scipy.optimize.minimize(
         objective,
-        np.zeros((width + 1) * num_classes),
+        first,
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": iterations, "gtol": _GRADIENT, "ftol": 0.0, "maxfun": 10 * iterations, "maxcor": 20},
@@ -101,11 +106,10 @@ def choose_l2(
         return candidates[0]
     order = np.random.default_rng(0).permutation(len(labels))
     held_out, kept = np.split(order, [max(1, round(held_out_share * len(order)))])
-    found = {
-        l2: accuracy(solve(features[kept], labels[kept], num_classes, l2, iterations).logits(features[held_out]),
-                     labels[held_out])
-        for l2 in sorted(candidates, reverse=True)
-    }  # fmt: skip
+    found, solution = {}, None
+    for l2 in sorted(candidates, reverse=True):
+        solution = solve(features[kept], labels[kept], num_classes, l2, iterations, solution)
+        found[l2] = accuracy(solution.logits(features[held_out]), labels[held_out])
     return max(found, key=found.__getitem__)
 
 
