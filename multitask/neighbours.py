@@ -30,7 +30,12 @@ def _block(
 
 
 def nearest(
-    queries: Float[Array, "q d"], base: Float[Array, "n d"], k: int, *, metric: str = "cosine", exclude_self: bool = False
+    queries: Float[Array, "q d"],
+    base: Float[Array, "n d"],
+    k: int,
+    *,
+    metric: str = "cosine",
+    exclude_self: bool = False,
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """Similarities and places in `base` of the k nearest rows, nearest first; of equals the first in `base`.
 

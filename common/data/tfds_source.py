@@ -127,7 +127,11 @@ def check_files(name: str, folder: Path, splits: Sequence[str]) -> None:
 
 
 def read_split(
-    folder: Path, split: str, image_size: int, channels: int, prepare: Callable[[Image.Image], Image.Image] | None = None
+    folder: Path,
+    split: str,
+    image_size: int,
+    channels: int,
+    prepare: Callable[[Image.Image], Image.Image] | None = None,
 ) -> tuple[UInt8[np.ndarray, "n s s c"], Int32[np.ndarray, " n"]]:
     """Images and labels of a split; `prepare`: what is done to a picture before it is resized."""
     import tensorflow_datasets as tfds

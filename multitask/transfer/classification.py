@@ -51,7 +51,9 @@ def check(config: ConfigDict) -> None:
         given = bool(values) and min(values) > 0
         check_field(config, f"classification.{field}", given, "must be one or more numbers above 0")
     fits = all(0 < fraction <= 1 for fraction in own.finetune.fractions)
-    check_field(config, "classification.finetune.fractions", fits, "must be shares of the labels, above 0 and at most 1")
+    check_field(
+        config, "classification.finetune.fractions", fits, "must be shares of the labels, above 0 and at most 1"
+    )
     check_field(config, "classification.probe.folds", own.probe.folds >= 0, "must not be negative")
     below = 0 < own.held_out_share < 1
     check_field(config, "classification.held_out_share", below, "must lie between 0 and 1")
@@ -179,9 +181,7 @@ class Frozen:
         """Test accuracy of the k nearest training images."""
         train, test = (jnp.asarray(rows) for rows in self.features(data, "pooled"))
         knn = self.own.knn
-        votes = neighbours.knn_scores(
-            train, self.train.labels, test, self.train.num_classes, knn.k, knn.temperature
-        )
+        votes = neighbours.knn_scores(train, self.train.labels, test, self.train.num_classes, knn.k, knn.temperature)
         return probe.accuracy(votes, self.test.labels)
 
     def results(self, data: Any) -> dict[str, float]:
@@ -198,7 +198,10 @@ class Frozen:
             for fold in make_folds(self.train, self.own.probe.folds, self.own.probe.fold_size)
         ]
         if folds:
-            results |= {"probe_accuracy_folds_mean": float(np.mean(folds)), "probe_accuracy_folds_std": float(np.std(folds))}
+            results |= {
+                "probe_accuracy_folds_mean": float(np.mean(folds)),
+                "probe_accuracy_folds_std": float(np.std(folds)),
+            }
         return results
 
     def probe(self, features: list[np.ndarray], places: np.ndarray) -> tuple[float, float]:

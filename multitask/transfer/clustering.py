@@ -77,7 +77,9 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     places = metric_learning.find_classes(train, own.images_per_class if own.num_steps else 0).places
     enough = own.batch_size <= own.images_per_class * train.num_classes
     most = own.images_per_class * train.num_classes
-    check_field(config, "clustering.batch_size", enough or not own.num_steps, f"must be at most {most}, for its classes")
+    check_field(
+        config, "clustering.batch_size", enough or not own.num_steps, f"must be at most {most}, for its classes"
+    )
 
     def zero_shot(variables: Any, data: Any, indices: Array) -> Float[Array, "B c"]:
         images = normalize(metric_learning.middle(data["test_images"][indices], own.image_size), start.mean, start.std)
@@ -155,7 +157,9 @@ def report(
         results |= {f"{protocol}_{name}": float(np.mean(values)), f"{protocol}_{name}_std": float(np.std(values))}
     if parallel.is_main():
         shown = min(_ROW, len(test.labels) - 1)
-        _, places = neighbours.nearest(jnp.asarray(rows), jnp.asarray(rows), shown, metric=own.metric, exclude_self=True)
+        _, places = neighbours.nearest(
+            jnp.asarray(rows), jnp.asarray(rows), shown, metric=own.metric, exclude_self=True
+        )
         path = folder / "figures" / f"{protocol}_retrieval.png"
         figures.retrieval_rows(test.images, test.labels, test.class_names, places, path)
     return results
@@ -168,9 +172,7 @@ def cluster_scores(unit: Float[Array, "n d"], test: Split, config: ConfigDict) -
     found: dict[str, list[float]] = {"nmi": [], "nmi_geometric": [], "pairwise_f1": []}
     for seed in range(own.seeds):
         key = jax.random.fold_in(rng.stream(config.seed, "kmeans"), seed)
-        best = kmeans.kmeans(
-            key, unit, clusters, iterations=own.iterations, restarts=own.n_init, empty=own.empty
-        )
+        best = kmeans.kmeans(key, unit, clusters, iterations=own.iterations, restarts=own.n_init, empty=own.empty)
         assigned = np.asarray(best.assignments)
         found["nmi"].append(clustering_metrics.nmi(test.labels, assigned))
         found["nmi_geometric"].append(clustering_metrics.nmi(test.labels, assigned, "geometric"))

@@ -58,7 +58,9 @@ def check(config: ConfigDict) -> None:
         _check_ssd(config)
     else:
         most = (own.image_size // own.stride) ** 2
-        check_field(config, "detection.max_detections", own.max_detections <= most, f"must be at most {most}, the cells")
+        check_field(
+            config, "detection.max_detections", own.max_detections <= most, f"must be at most {most}, the cells"
+        )
 
 
 def _check_ssd(config: ConfigDict) -> None:

@@ -32,7 +32,9 @@ def load(request: Request) -> DetectionData:
     request.read_options({})
     folders = {year: _find(year, request) for year in _YEARS[request.name]}
     for year, folder in folders.items():
-        tfds_source.check_files(f"voc/{year}", folder, ("train", "validation", *(["test"] if year == _TEST_YEAR else [])))
+        tfds_source.check_files(
+            f"voc/{year}", folder, ("train", "validation", *(["test"] if year == _TEST_YEAR else []))
+        )
     parts = [
         _read(folder, split, request.image_size) for folder in folders.values() for split in ("train", "validation")
     ]
