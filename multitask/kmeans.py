@@ -114,7 +114,9 @@ def kmeans(
       UserError: fewer rows than clusters.
     """
     if rows.shape[0] < num_clusters:
-        raise UserError(f"k-means cannot make {num_clusters} clusters of {rows.shape[0]} images; ask for fewer clusters.")
+        raise UserError(
+            f"k-means cannot make {num_clusters} clusters of {rows.shape[0]} images; ask for fewer clusters."
+        )
     best = None
     for restart in range(restarts):
         start = plus_plus(jax.random.fold_in(key, restart), rows, num_clusters)

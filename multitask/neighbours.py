@@ -9,14 +9,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from common.errors import UserError
+from multitask.metric_regularizer import norm
 
 METRICS = ("cosine", "euclidean")
 _BLOCK = 1024  # queries whose similarities to everything are in memory at once
-
-
-def normalize_rows(rows: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Rows of length 1; the epsilon stands inside the root, so that the gradient at 0 is finite."""
-    return rows / jnp.sqrt(jnp.sum(rows**2, axis=-1, keepdims=True) + 1e-12)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "metric", "exclude_self"))
@@ -34,7 +30,12 @@ def _block(
 
 
 def nearest(
-    queries: Float[Array, "q d"], base: Float[Array, "n d"], k: int, *, metric: str = "cosine", exclude_self: bool = False
+    queries: Float[Array, "q d"],
+    base: Float[Array, "n d"],
+    k: int,
+    *,
+    metric: str = "cosine",
+    exclude_self: bool = False,
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """Similarities and places in `base` of the k nearest rows, nearest first; of equals the first in `base`.
 
@@ -49,7 +50,7 @@ def nearest(
     if k > available:
         raise UserError(f"{k} nearest neighbours are asked for, but there are only {available} images to find them in.")
     if metric == "cosine":
-        queries, base = normalize_rows(queries), normalize_rows(base)
+        queries, base = norm(queries), norm(base)
     found = []
     for first in range(0, queries.shape[0], _BLOCK):
         places = np.minimum(np.arange(first, first + min(_BLOCK, queries.shape[0])), queries.shape[0] - 1)

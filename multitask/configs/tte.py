@@ -213,10 +213,121 @@ def get_config(variant: str = "") -> ConfigDict:
     # Transfers, each with everything of its phase
     config.transfer = ConfigDict({"source": "teacher"})  # weights of the temporal ensemble, or "online"
     # --- transfers: classification
+    config.classification = ConfigDict(  # of the images of config.dataset, with their labels
+        {
+            "probe": {
+                "solver": "lbfgs",  # to the optimum; "sgd" for large sets: as long as a fine-tuning, augmented
+                "layer": "pooled",  # or "layer1" ... "layer4", averaged over a grid
+                "most_features": 9000,  # of such a grid
+                "l2": (1e-5, 1e-4, 1e-3, 1e-2),  # the best on held-out training images
+                "iterations": 200,
+                "learning_rate": 0.1,  # sgd: for a batch of 256
+                "folds": 0,  # class-balanced parts of the training images that are probed too
+                "fold_size": 1000,
+            },
+            "knn": {"k": 200, "temperature": 0.07},
+            "finetune": {
+                "fractions": (1.0, 0.1),  # of the labels; (): no fine-tuning
+                "learning_rates": (0.3,),  # several: the best on held-out training images, for each fraction
+                "num_steps": 300,  # of each fine-tuning
+                "weight_decay": 5e-4,  # of kernels
+                "momentum": 0.9,  # Nesterov's
+            },
+            "held_out_share": 0.1,  # of the training images, to choose l2 and rate
+            "flip": False,
+            "padding": 2,  # pixels of reflected border of random crops
+            "batch_size": 64,
+            "log_every_steps": 50,
+            "eval_every_steps": 100,
+            "save_every_steps": 100,
+        }
+    )
     # --- end of transfers: classification
     # --- transfers: clustering
+    config.clustering = ConfigDict(
+        {
+            "dataset": "glyphs",  # any few-shot data set, or "caltech_birds2011", "cars196" (classes split in halves)
+            "dataset_path": "",
+            # Read by dataset "glyphs" only: other scripts than those that are tested on
+            "glyphs": {"difficulty": "medium", "instances_per_class": 20, "max_classes": 40},
+            "stored_size": 32,  # pixels of the images in memory, of which ...
+            "image_size": 32,  # ... so many are seen: the middle, or in training a random part
+            "min_area": 1.0,  # of that part (relative to the whole image), at least
+            "flip": False,
+            "loss": "npair",  # or "triplet" (semi-hard)
+            "l2": 0.02,  # npair
+            "margin": 0.2,  # triplet
+            "embedding_dim": 64,
+            "num_steps": 200,  # 0: only the frozen features
+            "batch_size": 64,
+            "images_per_class": 2,  # of a batch; npair takes 2
+            "learning_rate": 1e-3,  # of Adam
+            "new_layer_factor": 10.0,  # times as much for the layer that makes the embedding
+            "recall_ks": (1, 2, 4, 8),
+            "metric": "cosine",  # or "euclidean"
+            "kmeans": {"iterations": 100, "n_init": 5, "seeds": 5, "empty": "keep"},  # or "farthest"
+            "log_every_steps": 50,
+            "eval_every_steps": 100,
+            "save_every_steps": 100,
+        }
+    )
     # --- end of transfers: clustering
     # --- transfers: detection
+    config.detection = ConfigDict(
+        {
+            "dataset": "shapes",  # or "voc2007", "voc2007_2012" (tested on the test images of 2007)
+            "dataset_path": "",
+            "data_seed": 0,  # of the drawn images; the same for all seeds of training
+            "shapes": {"train_images": 256, "test_images": 128, "max_objects": 4},  # read by dataset "shapes" only
+            "image_size": 64,
+            "learn_difficult": False,  # objects marked as difficult are never counted in tests
+            "head": "centernet",  # or "ssd"
+            "stride": 4,  # input pixels per cell of the (finest) map of the head
+            "neck": "upsample",  # from the encoder's map to that one: nearest neighbour and 3x3; or "transpose" (4x4)
+            "neck_channels": 64,
+            "neck_blocks": 1,  # residual blocks after that
+            "head_channels": 64,
+            "max_detections": 50,  # of an image; no threshold on scores beside that
+            "gaussian_radius": "corrected",  # or "legacy", the known error of the released CornerNet and CenterNet
+            "size_weight": 0.1,
+            "offset_weight": 1.0,
+            "ssd": {
+                "scales": (0.16, 0.27, 0.45),  # of each map's anchors relative to the image, and one more
+                "ratios": (2.0,),
+                "nms_threshold": 0.45,
+                "candidates": 100,  # of each class, before overlapping ones are suppressed
+            },
+            "flip": True,
+            "min_scale": 1.0,  # images are drawn between so many times as large ...
+            "max_scale": 1.0,  # ... and so many, at a random place
+            "colour": 0.0,  # relative change of brightness and contrast
+            "batch_size": 16,
+            "num_steps": 300,
+            "optimizer": {
+                "name": "adam",
+                "clip_norm": 0.0,
+                "weight_decay": 0.0,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "schedule": "cosine",  # or "step"
+                "learning_rate": 2e-3,
+                "final_learning_rate": 0.0,
+                "decay_steps": (),  # "step": times decay_factor at each
+                "decay_factor": 0.1,
+            },
+            "voc": {
+                "iou_threshold": 0.5,
+                "box_offset": 0,  # 1: heights and widths of inclusive pixels, as in the VOC kit
+                "strict": False,  # True: a match must overlap more than the threshold, not at least so much
+                "legacy_thresholds": False,  # True: recalls of the 11-point rule compared as floats
+            },
+            "log_every_steps": 50,
+            "eval_every_steps": 100,
+            "save_every_steps": 100,
+        }
+    )
+    config.detection.optimizer.total_steps = config.detection.get_ref("num_steps")
     # --- end of transfers: detection
 
     # Where it starts and what it writes beside metrics.jsonl

@@ -35,9 +35,7 @@ class Losses(NamedTuple):
     selected: Bool[Array, "B A"]  # anchors whose class counts: positives and mined negatives
 
 
-def make_anchors(
-    levels: Sequence[int], scales: Sequence[float], ratios: Sequence[float]
-) -> Float64[np.ndarray, "A 4"]:
+def make_anchors(levels: Sequence[int], scales: Sequence[float], ratios: Sequence[float]) -> Float64[np.ndarray, "A 4"]:
     """Anchors (cy, cx, h, w), ordered by level, row, column, shape.
 
     Args:
