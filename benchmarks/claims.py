@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,21 @@ def _vit_small(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
 
 
+_TRANSFERS = (
+    *(f"classification_{name}_accuracy" for name in ("probe", "knn")),
+    *(f"classification_finetune_accuracy_{percent}" for percent in (10, 100)),
+    *(f"clustering_zero_shot_{name}" for name in ("nmi", "nmi_geometric", "pairwise_f1", "recall_at_1")),
+    *(f"detection_map_{rule}" for rule in ("all", "11")),
+)
+
+
+def _multitask(name: str, tasks: str = "", **overrides: str) -> Cell:
+    fields = {"tasks": tasks} if tasks else {}
+    return Cell(name, "multitask.main", "multitask/configs/tte.py", fields | overrides, _TRANSFERS)
+
+
+_NAIVE = {"metric.beta_max": "0.0", "tte.mode": "none"}
+
 FAMILIES = {
     "fewshot": Family(
         "5-way 1-shot on embedded glyphs, scripts unseen in training",
@@ -146,6 +162,33 @@ FAMILIES = {
             _vit_small("Swin, SPT and LSA", "swin", spt="True", lsa="True"),
         ),
     ),
+    "multitask": Family(
+        "our configuration (the paper's is unknown): pre-training on 64 embedded characters without labels, then 20 "
+        "unseen images of each to classify, characters of other scripts to cluster, drawn shapes to detect",
+        (
+            _multitask("scratch", "()"),
+            _multitask("autoencoder alone", "('autoencoder',)", **_NAIVE),
+            _multitask("rotation alone", "('rotation',)", **_NAIVE),
+            _multitask("clustering alone", "('clustering',)", **_NAIVE),
+            _multitask("naive sum", **_NAIVE),
+            _multitask("regulariser", **{"tte.mode": "none"}),
+            _multitask("TTE", **{"metric.beta_max": "0.0"}),
+            _multitask("regulariser and TTE"),
+            _multitask("labels (supervised)", "('supervised',)", **_NAIVE),
+        ),
+        compared=False,
+    ),
+    "multitask_variants": Family(
+        "as multitask: other readings of the ensemble, other weights of the tasks",
+        (
+            _multitask("feature ensemble", **{"tte.mode": "feature_ema", "tte.alpha": "0.6"}),
+            _multitask("task snapshots", **{"tte.mode": "task_snapshot", "tte.alpha": "0.5"}),
+            _multitask("naive sum, uncertainty weights", **_NAIVE, **{"weighting.kind": "uncertainty"}),
+            _multitask("naive sum, dynamic weights", **_NAIVE, **{"weighting.kind": "dwa"}),
+            _multitask("naive sum, gradient surgery", **_NAIVE, **{"gradient.kind": "pcgrad"}),
+        ),
+        compared=False,
+    ),
 }
 
 
@@ -179,7 +222,7 @@ def _run_family(name: str, family: Family) -> list[dict]:
     rows = []
     for cell in family.cells:
         runs = [_run(name, cell, seed) for seed in seeds]
-        row = {"name": cell.name, "command": " ".join(_command(cell, 0)), "seeds": list(seeds)}
+        row = {"name": cell.name, "command": shlex.join(_command(cell, 0)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
             values = [run["results"][metric] for run in runs]
@@ -205,11 +248,15 @@ def _run(family: str, cell: Cell, seed: int) -> dict:
     folder = Path(_RUNS.value) / size / family / f"{slug}-seed{seed}"
     command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
     subprocess.run(command, check=True)
-    lines = writers.read(folder / "metrics.jsonl")
-    # Each session's clock starts at 0; the longest reading of every session adds up to the time spent.
-    spent = sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
-                if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
+    spent = sum(_seconds(file) for file in folder.rglob("metrics.jsonl"))  # of all phases
     return {"results": json.loads((folder / "results.json").read_text()), "minutes": spent / 60}
+
+
+def _seconds(file: Path) -> float:
+    """Each session's clock starts at 0; the longest reading of every session adds up to the time spent."""
+    lines = writers.read(file)
+    return sum(a["wall_seconds"] for a, b in zip(lines, [*lines[1:], None], strict=True)
+               if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
 
 
 def markdown(results: Mapping[str, dict]) -> str:

@@ -38,7 +38,7 @@ def start(config: ConfigDict, finished: Mapping[str, TrainState]) -> Start:
 
 
 def pretrained_variables(state: TrainState, source: str) -> Any:
-    """{"params", "batch_stats"} of the encoder of a pre-training state: the teacher's, where one exists, or "online"."""
+    """{"params", "batch_stats"} of a pre-trained encoder: the teacher's, where one exists, or the "online" one."""
     if source == "teacher" and "teacher" in state.model_state:
         teacher = state.model_state["teacher"]
         return {"params": teacher["params"]["backbone"], "batch_stats": teacher["batch_stats"]["backbone"]}

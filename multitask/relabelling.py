@@ -1,5 +1,6 @@
 """New pseudo-labels between steps: host code around compiled pieces, and nothing is compiled anew."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def restart_head(state: TrainState, network: Network, place: int, pooled: Array,
 
     def slot(path: tuple[Any, ...], leaf: Array) -> Array:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        belongs = ("heads", task.name) in zip(names, names[1:], strict=False)
+        belongs = ("heads", task.name) in itertools.pairwise(names)
         return jnp.zeros_like(leaf) if belongs else leaf
 
     opt_state = jax.tree_util.tree_map_with_path(slot, state.opt_state)

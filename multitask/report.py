@@ -1,4 +1,4 @@
-"""What pre-training leaves: figures of the tasks' losses and gradients, a map of the embedding, the encoder's weights."""
+"""What pre-training leaves: figures of the tasks' losses and gradients, a map of the embedding, the encoder."""
 
 from pathlib import Path
 from typing import Any

@@ -24,7 +24,7 @@ def init(recipe: Recipe, data: Any, key: Array) -> TrainState:
     """The shared weights are the teacher; every task has a copy of them, and an optimiser."""
     state = train.init(recipe, data, key)
     copies = {task.name: state.model_state["teacher"] for task in recipe.network.tasks}
-    opt_state = {task.name: recipe.optimizer.init(_own_params(state, copies, task.name)) for task in recipe.network.tasks}
+    opt_state = {name: recipe.optimizer.init(_own_params(state, copies, name)) for name in copies}
     return state.replace(opt_state=opt_state, model_state={**state.model_state, "copies": copies})
 
 
@@ -92,7 +92,14 @@ def _sequential(recipe: Recipe, state: TrainState, images, views, target, key, b
 
 
 def _inner_step(
-    recipe: Recipe, state: TrainState, place: int, start: PyTree, images: Array, view: Any, target: Targets | None, key: Any
+    recipe: Recipe,
+    state: TrainState,
+    place: int,
+    start: PyTree,
+    images: Array,
+    view: Any,
+    target: Targets | None,
+    key: Array,
 ) -> tuple[dict[str, PyTree], tuple[Array, Array, dict[str, Array]]]:
     """One optimiser step of task number `place` on λ_k L_k + β R_k / K, from the weights `start`."""
     network, name = recipe.network, recipe.network.tasks[place].name

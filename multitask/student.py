@@ -1,5 +1,6 @@
 """One forward pass of the student: all views through the encoder, then heads and projections."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,10 +88,7 @@ def _encode(network: Network, variables: PyTree, inputs: Sequence[Array]) -> tup
     starts = [0]
     for images in inputs:
         starts.append(starts[-1] + images.shape[0])
-    parts = [
-        {name: leaf[first:last] for name, leaf in features.items()}
-        for first, last in zip(starts, starts[1:], strict=False)
-    ]
+    parts = [{name: leaf[first:last] for name, leaf in features.items()} for first, last in itertools.pairwise(starts)]
     return parts, stats
 
 
@@ -151,4 +149,5 @@ def project_all(
     variables = {"params": params["backbone"], "batch_stats": backbone_stats}
     features: Any = network.encoder.module(train=False).apply(variables, images)
     apply: Callable[..., Any] = network.projection.apply
-    return jnp.stack([apply({"params": params["projections"][task.name]}, features["pooled"]) for task in network.tasks])
+    each = [params["projections"][task.name] for task in network.tasks]
+    return jnp.stack([apply({"params": own}, features["pooled"]) for own in each])

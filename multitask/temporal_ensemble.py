@@ -45,7 +45,7 @@ def param_ema(
 ) -> Teacher:
     """Update t = 1, 2, ... of the moving average by the weights after optimiser step t [Tarvainen and Valpola 2017].
 
-    "warmup": thetabar_t = α_t thetabar_{t-1} + (1 - α_t) theta_t; "debias": the average begins at 0 and is divided by 1 - α^t at use.
+    "warmup": θ̄_t = α_t θ̄_{t-1} + (1 - α_t) θ_t; "debias": the average begins at 0 and is divided by 1 - α^t at use.
     """
     if bias_correction == "warmup":
         average = ema_update(average, new, warmup_decay(alpha, updates))

@@ -1,4 +1,4 @@
-"""The encoder's codes must look like samples of N(0, I) to a critic: adversarial auto-encoder [Makhzani et al. 2015]."""
+"""The encoder's codes must pass for samples of N(0, I): adversarial auto-encoder [Makhzani et al. 2015]."""
 
 import flax.linen as nn
 import jax

@@ -88,4 +88,5 @@ def test_constant_weights_are_a_fixed_point():
     z, memory = norm(jnp.ones((1, 2, 4))), ensemble.feature_memory_init(1, 2, 4)
     for _ in range(3):
         memory = ensemble.feature_memory_update(memory, jnp.zeros(1, int), z, 0.6)
-        np.testing.assert_allclose(ensemble.feature_memory_read(memory, 0.6, jnp.full(2, 0.5)).anchors, z[:, 0], rtol=1e-6)
+        read = ensemble.feature_memory_read(memory, 0.6, jnp.full(2, 0.5))
+        np.testing.assert_allclose(read.anchors, z[:, 0], rtol=1e-6)

@@ -32,7 +32,7 @@ class Tanh(nn.Module):
 
 
 def _view(key, images, rows):
-    return View(rows["view"], rows["target"] if "target" in rows else images)
+    return View(rows["view"], rows.get("target", images))
 
 
 def _reconstruction(outputs, target, critic):
