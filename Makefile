@@ -39,6 +39,7 @@ speed: install
 	$(RUN) benchmarks.fewshot_speed --out=results/fewshot_speed.json
 	$(RUN) benchmarks.anomaly_speed --out=results/anomaly_speed.json
 	$(RUN) benchmarks.vit_speed --quick --out=results/vit_speed.json
+	$(RUN) benchmarks.multitask_speed --out=results/multitask_speed.json
 
 claims: install
 	$(RUN) benchmarks.claims

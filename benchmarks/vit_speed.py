@@ -33,6 +33,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.pillow_augmentation import augment_image
+from benchmarks.timing import time_in_turn, to_reference
 from common.experiment import TrainState
 from vit_small import experiment, train
 from vit_small.augmentation import Augmentation
@@ -154,20 +155,6 @@ def pillow_run(data: dict[str, Any]) -> Callable[[], float]:
     return run
 
 
-def time_in_turn(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, dict[str, Any]]:
-    """Wall and CPU milliseconds of a step of each in turn; a first step of each is not counted but its loss kept."""
-    rows: dict[str, dict[str, Any]] = {
-        name: {"first_loss": run(), "wall_ms": [], "cpu_ms": []} for name, run in runs.items()
-    }
-    for _ in range(repeats):
-        for name, run in runs.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            rows[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall))
-            rows[name]["cpu_ms"].append(1e3 * (time.process_time() - cpu))
-    return rows
-
-
 def check_losses(rows: dict[str, dict[str, Any]], names: dict[str, list[str]]) -> None:
     """Raise RuntimeError unless the first PyTorch run of each network has the first loss of ours.
 
@@ -177,17 +164,6 @@ def check_losses(rows: dict[str, dict[str, Any]], names: dict[str, list[str]]) -
         loss, expected = rows[ours]["first_loss"], rows[theirs]["first_loss"]
         if not abs(loss - expected) <= TOLERANCE * abs(expected):
             raise RuntimeError(f"JAX and PyTorch differ: {theirs} {expected}, ours {loss}; timings would mean nothing.")
-
-
-def to_reference(row: dict[str, Any], references: list[dict[str, Any]]) -> dict[str, float]:
-    """Step time over that of the fastest reference: median over rounds, fastest steps, least CPU time."""
-    best = min(references, key=lambda reference: statistics.median(reference["wall_ms"]))
-    pairs = zip(row["wall_ms"], best["wall_ms"], strict=True)
-    return {
-        "median": statistics.median(own / other for own, other in pairs),
-        "min": min(row["wall_ms"]) / min(min(reference["wall_ms"]) for reference in references),
-        "cpu": min(row["cpu_ms"]) / min(min(reference["cpu_ms"]) for reference in references),
-    }
 
 
 def paper_models(design: Design) -> dict[str, Any]:
