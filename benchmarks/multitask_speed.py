@@ -5,7 +5,7 @@ the regulariser, the ensembles and gradient surgery cost.
 
 The networks, batch and tasks of the embedded default. All forms run in turn in one process, a step of each, so that a
 busy machine slows them alike; ratios are medians over rounds of two times of one round. PyTorch (one forward pass per
-task, all cores and one thread) starts from the same weights; its first loss must be ours in the form with a pass per task.
+task, all cores and one thread) starts from the same weights; its first loss must be ours with a pass per task.
 """
 
 import json
