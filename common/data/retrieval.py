@@ -83,8 +83,10 @@ def _class_split(name: str, image_size: int, path: str) -> RetrievalData:
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     class_names = tfds_source.class_names(folder)
     half = len(class_names) // 2
-    splits = []
-    for first, last in ((0, half), (half, len(class_names))):
+
+    def part(first: int, last: int) -> Split:
         members = np.flatnonzero((labels >= first) & (labels < last))
-        splits.append(Split(images[members], (labels[members] - first).astype(np.int32), class_names[first:last]))
-    return RetrievalData(name, *splits, tfds_source.ENTRIES[name].source)
+        return Split(images[members], (labels[members] - first).astype(np.int32), class_names[first:last])
+
+    source = tfds_source.ENTRIES[name].source
+    return RetrievalData(name, part(0, half), part(half, len(class_names)), source)

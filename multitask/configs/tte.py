@@ -33,6 +33,50 @@ _REAL = {
     "log_every_steps": 100,
 }
 _CIFAR = {"num_steps": 78_000, "optimizer.warmup_steps": 1950, "eval_every_steps": 3900, "save_every_steps": 3900}
+# --- transfers: settings of real data
+_CIFAR_LABELS = {
+    "classification.flip": True,
+    "classification.padding": 4,
+    "classification.batch_size": 128,
+    "classification.probe.solver": "sgd",
+    "classification.finetune.fractions": (1.0, 0.1, 0.01),
+    "classification.finetune.learning_rates": (0.01, 0.03, 0.1),
+    "classification.finetune.num_steps": 39_000,  # 100 epochs
+    "classification.log_every_steps": 100,
+    "classification.eval_every_steps": 3900,
+    "classification.save_every_steps": 3900,
+}
+_BIRDS = {
+    "clustering.dataset": "caltech_birds2011",
+    "clustering.stored_size": 256,
+    "clustering.image_size": 224,
+    "clustering.min_area": 0.35,
+    "clustering.flip": True,
+    "clustering.embedding_dim": 512,
+    "clustering.learning_rate": 1e-4,
+    "clustering.num_steps": 20_000,
+    "clustering.kmeans.n_init": 10,
+    "clustering.eval_every_steps": 2000,
+    "clustering.save_every_steps": 2000,
+}
+_VOC = {
+    "detection.dataset": "voc2007",
+    "detection.image_size": 384,
+    "detection.neck_channels": 256,
+    "detection.neck_blocks": 0,
+    "detection.max_detections": 100,
+    "detection.min_scale": 0.6,
+    "detection.max_scale": 1.4,
+    "detection.colour": 0.4,
+    "detection.batch_size": 32,
+    "detection.num_steps": 10_900,  # 70 epochs of 5011 images
+    "detection.optimizer.learning_rate": 1.25e-4,
+    "detection.optimizer.schedule": "step",
+    "detection.optimizer.decay_steps": (7000, 9400),
+    "detection.eval_every_steps": 1000,
+    "detection.save_every_steps": 1000,
+}
+# --- end of transfers: settings of real data
 VARIANTS = {
     "smoke": {
         "glyphs.num_classes": 8,
@@ -49,6 +93,37 @@ VARIANTS = {
         "eval_every_steps": 4,
         "save_every_steps": 4,
         # --- transfers: smoke
+        "classification.batch_size": 16,
+        "classification.padding": 1,
+        "classification.finetune.fractions": (0.5,),
+        "classification.finetune.learning_rates": (0.1, 0.3),
+        "classification.finetune.num_steps": 2,
+        "classification.probe.l2": (1e-3, 1e-2),
+        "classification.log_every_steps": 1,
+        "classification.eval_every_steps": 2,
+        "classification.save_every_steps": 2,
+        "clustering.glyphs.instances_per_class": 20,
+        "clustering.glyphs.max_classes": 8,
+        "clustering.stored_size": 16,
+        "clustering.image_size": 16,
+        "clustering.embedding_dim": 8,
+        "clustering.batch_size": 8,
+        "clustering.num_steps": 4,
+        "clustering.kmeans.n_init": 1,
+        "clustering.kmeans.seeds": 2,
+        "clustering.log_every_steps": 1,
+        "clustering.eval_every_steps": 2,
+        "clustering.save_every_steps": 2,
+        "detection.shapes.train_images": 16,
+        "detection.shapes.test_images": 8,
+        "detection.image_size": 32,
+        "detection.neck_channels": 8,
+        "detection.head_channels": 8,
+        "detection.batch_size": 8,
+        "detection.num_steps": 4,
+        "detection.log_every_steps": 1,
+        "detection.eval_every_steps": 2,
+        "detection.save_every_steps": 2,
         # --- end of transfers: smoke
     },
     "cifar10": {
@@ -58,6 +133,9 @@ VARIANTS = {
         "mean": (0.4914, 0.4822, 0.4465),
         "std": (0.2470, 0.2435, 0.2616),
         # --- transfers: cifar10
+        **_CIFAR_LABELS,
+        **_BIRDS,
+        **_VOC,
         # --- end of transfers: cifar10
     },
     "cifar100": {
@@ -67,6 +145,9 @@ VARIANTS = {
         "mean": (0.5070, 0.4865, 0.4409),
         "std": (0.2673, 0.2564, 0.2762),
         # --- transfers: cifar100
+        **_CIFAR_LABELS,
+        **_BIRDS,
+        **_VOC,
         # --- end of transfers: cifar100
     },
     "stl10": {
@@ -84,6 +165,17 @@ VARIANTS = {
         "eval_every_steps": 8200,
         "save_every_steps": 8200,
         # --- transfers: stl10
+        "classification.flip": True,
+        "classification.padding": 12,
+        "classification.batch_size": 128,
+        "classification.probe.folds": 10,
+        "classification.finetune.fractions": (1.0, 0.1, 0.01),
+        "classification.finetune.learning_rates": (0.01, 0.03, 0.1),
+        "classification.finetune.num_steps": 3900,  # 100 epochs of the 5000 labelled images
+        "classification.eval_every_steps": 1950,
+        "classification.save_every_steps": 1950,
+        **_BIRDS,
+        **_VOC,
         # --- end of transfers: stl10
     },
 }

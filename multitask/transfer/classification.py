@@ -23,13 +23,12 @@ from multitask.transfer import finetuning, probe
 from multitask.transfer.features import extractor
 from multitask.transfer.phase import loop_fields
 
-NAME = "classification"
 SOLVERS = ("lbfgs", "sgd")
 
 
 def overrides(config: ConfigDict) -> dict[str, Any]:
     """Fields of the loop in this phase."""
-    return loop_fields(config[NAME], len(rounds(config)) * config[NAME].finetune.num_steps)
+    return loop_fields(config.classification, len(rounds(config)) * config.classification.finetune.num_steps)
 
 
 def rounds(config: ConfigDict) -> list[finetuning.Round]:

@@ -26,13 +26,12 @@ from multitask.transfer import figures, metric_learning
 from multitask.transfer.metric_losses import LOSSES
 from multitask.transfer.phase import loop_fields
 
-NAME = "clustering"
 _ROW = 7  # neighbours shown of a query
 
 
 def overrides(config: ConfigDict) -> dict[str, Any]:
     """Fields of the loop in this phase."""
-    return loop_fields(config[NAME], config[NAME].num_steps)
+    return loop_fields(config.clustering, config.clustering.num_steps)
 
 
 def check(config: ConfigDict) -> None:

@@ -22,13 +22,12 @@ from multitask.models import make_encoder
 from multitask.transfer import figures
 from multitask.transfer.phase import loop_fields
 
-NAME = "detection"
 HEADS = ("centernet", "ssd")
 
 
 def overrides(config: ConfigDict) -> dict[str, Any]:
     """Fields of the loop in this phase."""
-    return loop_fields(config[NAME], config[NAME].num_steps)
+    return loop_fields(config.detection, config.detection.num_steps)
 
 
 def check(config: ConfigDict) -> None:

@@ -60,7 +60,7 @@ def retrieval_rows(
             ax = axes[row * columns + column]
             ax.imshow(images[shown], cmap="gray")
             if column == 0:
-                ax.set_title(class_names[labels[query]][:24], fontsize=6)
+                ax.set_title(class_names[int(labels[query])][:24], fontsize=6)
             else:
                 side = images.shape[1]
                 _draw(ax, np.array([0, 0, side, side]), _RIGHT if labels[shown] == labels[query] else _WRONG, 4.0)

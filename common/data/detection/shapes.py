@@ -44,17 +44,20 @@ def load(request: Request) -> DetectionData:
     size, most = request.image_size, options["max_objects"]
     key = {"name": "shapes", "version": _VERSION, "seed": request.seed, "image_size": size, **options}
     arrays = cached_arrays(key, lambda: _draw_splits(request.seed, size, most, options))
-    splits = [
-        DetectionSplit(
-            arrays[f"{split}_images"],
-            arrays[f"{split}_boxes"],
-            arrays[f"{split}_labels"],
-            np.zeros(arrays[f"{split}_labels"].shape, bool),
-            np.full((options[f"{split}_images"], 2), size, np.int32),
-        )
-        for split in ("train", "test")
-    ]
-    return DetectionData("shapes", *splits, CLASS_NAMES, "public domain", "drawn by this program")
+    return DetectionData(
+        "shapes",
+        _split(arrays, "train", size),
+        _split(arrays, "test", size),
+        CLASS_NAMES,
+        "public domain",
+        "drawn by this program",
+    )
+
+
+def _split(arrays: dict[str, np.ndarray], split: str, size: int) -> DetectionSplit:
+    images, boxes, labels = (arrays[f"{split}_{part}"] for part in ("images", "boxes", "labels"))
+    sizes = np.full((len(images), 2), size, np.int32)
+    return DetectionSplit(images, boxes, labels, np.zeros(labels.shape, bool), sizes)
 
 
 def _draw_splits(seed: int, size: int, max_objects: int, options: dict[str, int]) -> dict[str, np.ndarray]:
