@@ -95,7 +95,7 @@ VARIANTS = {
         # --- transfers: smoke
         "classification.batch_size": 16,
         "classification.padding": 1,
-        "classification.finetune.fractions": (0.5,),
+        "classification.finetune.fractions": (1.0, 0.1),
         "classification.finetune.learning_rates": (0.1, 0.3),
         "classification.finetune.num_steps": 2,
         "classification.probe.l2": (1e-3, 1e-2),
