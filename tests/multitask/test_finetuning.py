@@ -43,7 +43,7 @@ def test_places_are_class_balanced_and_search_never_sees_what_judges_it():
     again = finetuning.choose_places(rounds, images, 0.25, seed=0)
     np.testing.assert_array_equal(found.train, again.train)
     assert not np.array_equal(found.train, finetuning.choose_places(rounds, images, 0.25, seed=1).train)
-    with pytest.raises(UserError, match="a label fraction of 0.01 leaves 1 image to choose a rate with"):
+    with pytest.raises(UserError, match=r"a label fraction of 0.01 leaves 1 image to choose a rate with"):
         finetuning.choose_places(finetuning.plan((0.01,), (0.1, 0.3)), split(classes=1), 0.1, seed=0)
 
 
@@ -66,7 +66,7 @@ def test_batches_hold_different_images_of_different_classes():
 
 def test_unequal_and_empty_classes():
     images = Split(np.zeros((5, 8, 8, 3), np.uint8), np.array([0, 0, 0, 2, 2], np.int32), ("a", "b", "c"))
-    with pytest.raises(UserError, match="class 'b' has 0 images to learn from, but .*images_per_class is 2"):
+    with pytest.raises(UserError, match=r"class 'b' has 0 images to learn from, but .*images_per_class is 2"):
         metric_learning.find_classes(images, 2)
     full = Split(images.images, np.array([0, 0, 0, 1, 1], np.int32), ("a", "b"))
     places = jnp.asarray(metric_learning.find_classes(full, 2).places)

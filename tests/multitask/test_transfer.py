@@ -5,10 +5,13 @@ import re
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common import loop, phases
+from common import loop
+from common.experiment import TrainState
+from multitask.models import make_encoder
 from multitask.transfer import classification, detection
 from tests.common.toys import running
 from tests.multitask import cli
@@ -22,9 +25,7 @@ def fit(module, folder, config):
 
 
 def test_fine_tuning_starts_anew_in_every_round_and_is_compiled_once(tmp_path, caplog):
-    config = cli.config(
-        **{"classification.finetune.fractions": (1.0,), "classification.probe.solver": "sgd", "image_size": 8},
-    )
+    config = cli.config(**{"classification.finetune.fractions": (1.0,), "classification.probe.solver": "sgd"})
     jax.config.update("jax_enable_compilation_cache", False)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         outcome = fit(classification, tmp_path, config)
@@ -43,6 +44,7 @@ def test_fine_tuning_starts_anew_in_every_round_and_is_compiled_once(tmp_path, c
     assert results["finetune_accuracy_100"] == tested[8]
 
 
+@pytest.mark.slow
 def test_frozen_rounds_change_the_linear_layer_only(tmp_path):
     config = cli.config(**{"classification.finetune.fractions": (), "classification.probe.solver": "sgd"})
     experiment = classification.build(config, {})
@@ -53,6 +55,7 @@ def test_frozen_rounds_change_the_linear_layer_only(tmp_path):
     assert np.any(np.asarray(state.params["head"]["bias"]))
 
 
+@pytest.mark.slow
 def test_ssd_head_runs_and_draws(tmp_path):
     fields = {"detection.head": "ssd", "detection.num_steps": 2, "detection.min_scale": 0.8, "detection.colour": 0.2}
     outcome = fit(detection, tmp_path, cli.config(**fields, **{"detection.max_scale": 1.2}))
@@ -102,13 +105,23 @@ def test_transfers_on_eight_devices_equal_one(tmp_path):
         running.assert_same_arrays(one, eight, 2e-3)
 
 
-def test_phases_read_the_encoder_of_pre_training_back(tmp_path):
-    """The teacher of a finished pre-training is what a target task starts from."""
-    from multitask import experiment, handover
+def test_target_tasks_start_from_the_teacher_the_student_or_anew():
+    config = cli.config()
+    encoder = make_encoder(config.encoder.name, config.encoder.stem, config.encoder.width)
+    shapes = jax.eval_shape(encoder.module().init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
 
-    config = cli.config(tasks=("autoencoder",), num_steps=2, transfers=("detection",))
-    first = experiment.phases(config)[:1]
-    state = phases.train(first, config, tmp_path)["pretrain"].state
-    built = detection.build(config, phases._Finished(tmp_path, ["pretrain"]))
-    teacher = handover.pretrained_variables(state, "teacher")
-    jax.tree.map(np.testing.assert_array_equal, built.data["start"]["params"], teacher["params"])
+    def filled(value):
+        variables = jax.tree.map(lambda leaf: np.full(leaf.shape, value, np.float32), shapes)
+        return {"params": {"backbone": variables["params"]}, "batch_stats": {"backbone": variables["batch_stats"]}}
+
+    student, teacher = filled(1), filled(2)
+    model_state = {"batch_stats": student["batch_stats"], "teacher": teacher}
+    finished = {"pretrain": TrainState(np.int32(0), student["params"], {}, model_state)}
+    for source, value in (("teacher", 2), ("online", 1)):
+        data = detection.build(cli.config(**{"transfer.source": source}), finished).data
+        for leaf in jax.tree.leaves(data["start"]):
+            np.testing.assert_array_equal(leaf, value)
+    fresh, again, other = (detection.build(cli.config(seed=seed), {}).data["start"] for seed in (0, 0, 1))
+    kernels = [start["params"]["layer1_conv"]["kernel"] for start in (fresh, again, other)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
