@@ -66,7 +66,8 @@ def optimizer(**fields: Any):
 
 def recipe(**fields: Any) -> Recipe:
     """That of the golden step, with other fields of Recipe, `tasks` or `ensemble` (fields of it) if wanted."""
-    tasks = tuple(task for task in TASKS if task.name in fields.pop("tasks", NAMES))
+    names = fields.pop("tasks", NAMES)
+    tasks = tuple(task for task in TASKS if task.name in names)
     ensemble = Ensemble(**{"mode": "param_ema", "alpha": 0.9, **fields.pop("ensemble", {})})
     encoder = Encoder("tanh", (12,) * 4, (1,) * 4, lambda train=False: Tanh())
     kind = fields.pop("kind", "npair")
