@@ -26,7 +26,7 @@ class Clusters(NamedTuple):
 
 
 def assign(rows: Float[Array, "n d"], centroids: Float[Array, "k d"]) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-    """The nearest centroid of each row, and the squared distance to it; never more than a block of [rows, k] at once."""
+    """The nearest centroid of each row and the squared distance to it; never more than a block of [rows, k] at once."""
     squares = jnp.sum(centroids**2, axis=-1)
 
     def nearest(row: Array) -> tuple[Array, Array]:

@@ -330,8 +330,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "padding": 2,  # pixels of reflected border of random crops
             "batch_size": 64,
             "log_every_steps": 50,
-            "eval_every_steps": 100,
-            "save_every_steps": 100,
+            "eval_every_steps": 300,
+            "save_every_steps": 300,
         }
     )
     # --- end of transfers: classification
@@ -370,7 +370,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "dataset": "shapes",  # or "voc2007", "voc2007_2012" (tested on the test images of 2007)
             "dataset_path": "",
             "data_seed": 0,  # of the drawn images; the same for all seeds of training
-            "shapes": {"train_images": 256, "test_images": 128, "max_objects": 4},  # read by dataset "shapes" only
+            "shapes": {"train_images": 64, "test_images": 128, "max_objects": 4},  # read by dataset "shapes" only
             "image_size": 64,
             "learn_difficult": False,  # objects marked as difficult are never counted in tests
             "head": "centernet",  # or "ssd"
@@ -394,7 +394,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "max_scale": 1.0,  # ... and so many, at a random place
             "colour": 0.0,  # relative change of brightness and contrast
             "batch_size": 16,
-            "num_steps": 300,
+            "num_steps": 150,
             "optimizer": {
                 "name": "adam",
                 "clip_norm": 0.0,
@@ -415,8 +415,8 @@ def get_config(variant: str = "") -> ConfigDict:
                 "legacy_thresholds": False,  # True: recalls of the 11-point rule compared as floats
             },
             "log_every_steps": 50,
-            "eval_every_steps": 100,
-            "save_every_steps": 100,
+            "eval_every_steps": 150,
+            "save_every_steps": 150,
         }
     )
     config.detection.optimizer.total_steps = config.detection.get_ref("num_steps")

@@ -69,6 +69,8 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     own = config.classification
     dataset = datasets.load_dataset(config)
     train, test = dataset.splits["train"], dataset.splits["test"]
+    enough = own.batch_size <= len(train.labels)
+    check_field(config, "classification.batch_size", enough, f"must be at most {len(train.labels)}, the images")
     start = handover.start(config, finished)
     recipe = finetuning.Recipe(
         encoder=start.encoder,
@@ -82,8 +84,6 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         mean=start.mean,
         std=start.std,
     )
-    enough = own.batch_size <= len(train.labels)
-    check_field(config, "classification.batch_size", enough, f"must be at most {len(train.labels)}, the images")
     places = finetuning.choose_places(recipe.rounds, train, own.held_out_share, config.seed)
     judge = _Judge(recipe, places, len(train.labels), len(test.labels), config.eval_batch_size)
     frozen = Frozen(start, dataset, config)

@@ -71,14 +71,14 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     )
     fewest = len(test.labels) > max(own.recall_ks)
     check_field(config, "clustering.recall_ks", fewest, f"must be below {len(test.labels)}, the test images")
-    start = handover.start(config, finished)
-    recipe = make_recipe(config, start)
     places = metric_learning.find_classes(train, own.images_per_class if own.num_steps else 0).places
     enough = own.batch_size <= own.images_per_class * train.num_classes
     most = own.images_per_class * train.num_classes
     check_field(
         config, "clustering.batch_size", enough or not own.num_steps, f"must be at most {most}, for its classes"
     )
+    start = handover.start(config, finished)
+    recipe = make_recipe(config, start)
 
     def zero_shot(variables: Any, data: Any, indices: Array) -> Float[Array, "B c"]:
         images = normalize(metric_learning.middle(data["test_images"][indices], own.image_size), start.mean, start.std)

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float, Float64, Integer
+from threadpoolctl import threadpool_limits
 
 STD_EPSILON = 1e-6
+_SMALL = 1 << 28  # multiplications of a matrix product that one thread does as fast as several
 _GRADIENT = 1e-6  # largest entry of the gradient at which the solver may stop
 
 
@@ -62,28 +64,33 @@ def solve(
     n, width = rows.shape
     places = np.arange(n)
 
+    buffer = np.empty((n, num_classes))  # in place: fresh pages would cost more than the arithmetic
+
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = flat[:-num_classes].reshape(width, num_classes), flat[-num_classes:]
-        logits = rows @ weights + bias
+        logits = np.matmul(rows, weights, out=buffer)
+        logits += bias
         logits -= logits.max(axis=1, keepdims=True)
-        error = np.exp(logits)
+        right = logits[places, labels]
+        error = np.exp(logits, out=buffer)
         total = error.sum(axis=1, keepdims=True)
-        value = np.mean(np.log(total[:, 0]) - logits[places, labels]) + l2 / 2 * np.sum(weights**2)
-        error /= total
-        error[places, labels] -= 1
-        error /= n
+        value = np.mean(np.log(total[:, 0]) - right) + l2 / 2 * np.sum(weights**2)
+        error /= n * total
+        error[places, labels] -= 1 / n
         return float(value), np.concatenate([(rows.T @ error + l2 * weights).ravel(), error.sum(0)])
 
     first = np.zeros((width + 1) * num_classes)
     if initial is not None:
         first = np.concatenate([initial.weights.ravel(), initial.bias])
-    found = scipy.optimize.minimize(
-        objective,
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": iterations, "gtol": _GRADIENT, "ftol": 0.0, "maxfun": 10 * iterations, "maxcor": 20},
-    )
+    # Threads of BLAS wait for each other longer than such products take, far longer on a busy machine.
+    with threadpool_limits(1 if n * width * num_classes < _SMALL else None):
+        found = scipy.optimize.minimize(
+            objective,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": iterations, "gtol": _GRADIENT, "ftol": 0.0, "maxfun": 10 * iterations, "maxcor": 20},
+        )
     weights, bias = found.x[:-num_classes].reshape(width, num_classes), found.x[-num_classes:]
     return Probe(weights, bias - bias.mean(), float(found.fun), float(np.abs(found.jac).max()))
 
