@@ -41,6 +41,7 @@ speed: install
 	$(RUN) benchmarks.vit_speed --quick --out=results/vit_speed.json
 	$(RUN) benchmarks.fer_speed --quick --out=results/fer_speed.json
 	$(RUN) benchmarks.distill_speed --quick --out=results/distill_speed.json
+	$(RUN) benchmarks.multitask_speed --out=results/multitask_speed.json
 
 claims: install
 	$(RUN) benchmarks.claims

@@ -1,6 +1,5 @@
 """The command line that all methods share: `python -m <method>.main --config=<file>[:variant] [--config.field=...]`."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -76,13 +75,12 @@ def _train(stages: Sequence[Phase], config: ConfigDict, folder: Path, evaluation
     if workdir.is_done(folder):
         workdir.check_config(folder, config, evaluation_fields)
         print(f"The run in {folder} is finished already; use --mode=eval to evaluate it, or another --workdir.")
-        last = folder / stages[-1].name / "results.json"
-        _show(f"Results of {folder}", json.loads(last.read_text()) if last.exists() else {})
+        _show(f"Results of {folder}", phases.results(stages, folder))
         return 0
     outcomes = phases.train(stages, config, folder)
     last = outcomes.get(stages[-1].name)
     if last is not None and last.finished:
-        _show(f"Results of {folder}", last.results)
+        _show(f"Results of {folder}", phases.results(stages, folder))
     return 0
 
 

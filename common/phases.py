@@ -1,5 +1,6 @@
 """Runs of one or several phases; a finished phase is never run again."""
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -62,8 +63,21 @@ def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> di
                 return outcomes
         finished.names.append(phase.name)
     if phases[-1].name and parallel.is_main():
+        gathered = results(phases, folder)
+        if gathered:
+            workdir.write_results(folder, "results", gathered)
         workdir.mark_done(folder)
     return outcomes
+
+
+def results(phases: Sequence[Phase], folder: Path) -> dict[str, float]:
+    """The results of all phases that have ended, each name with its phase's in front."""
+    found = {}
+    for phase in phases:
+        file, before = folder / phase.name / "results.json", f"{phase.name}_" if phase.name else ""
+        own = json.loads(file.read_text()) if file.exists() else {}
+        found |= {before + name: value for name, value in own.items()}
+    return found
 
 
 class Finished(Mapping[str, TrainState]):

@@ -71,16 +71,19 @@ def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
     return Split(split.images[places], split.labels[places], split.class_names)
 
 
-def few_samples(split: Split, share: float, seed: int) -> Split:
-    """`share` of each class's images, rounded, at least one; which ones is fixed by `seed`."""
-    if share == 1:
-        return split
+def few_samples(split: Split, share: float | int, seed: int) -> Split:
+    """`share` of each class's images, see `few_places`."""
+    return split if share == 1 else take(split, few_places(split, share, seed))
+
+
+def few_places(split: Split, share: float | int, seed: int) -> Int[np.ndarray, " m"]:
+    """Places, rising, of `share` of each class's images, rounded, at least one; which ones is fixed by `seed`."""
     random = np.random.default_rng([seed, 0])
     kept = []
     for label in range(split.num_classes):
         places = np.flatnonzero(split.labels == label)
         kept.append(random.permutation(places)[: max(1, round(share * len(places)))])
-    return take(split, np.sort(np.concatenate(kept)))
+    return np.sort(np.concatenate(kept))
 
 
 def check_fields(config: ConfigDict) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ ENTRIES = {
     "stl10": Entry("not stated by its authors; from ImageNet", "Coates et al. 2011, through tensorflow-datasets"),
     "omniglot": Entry("MIT", "Lake et al. 2015, through tensorflow-datasets"),
     "fashion_mnist": Entry("MIT", "Xiao et al. 2017, through tensorflow-datasets"),
+    # Read by common.data.retrieval and common.data.detection
+    "caltech_birds2011": Entry("non-commercial research and education", "Wah et al. 2011, through tensorflow-datasets"),
+    "cars196": Entry("not stated by its authors", "Krause et al. 2013, through tensorflow-datasets"),
+    "voc/2007": Entry("Flickr's terms of use", "Everingham et al. 2010, through tensorflow-datasets"),
+    "voc/2012": Entry("Flickr's terms of use", "Everingham et al. 2010, through tensorflow-datasets"),
 }
 # Omniglot's 1623 characters: 1100 train, 100 validation, 423 test, the usual sizes in few-shot papers.
 _OMNIGLOT_SHARES = (1100 / 1623, 1200 / 1623)
@@ -59,15 +64,26 @@ def load(request: Request) -> Dataset:
     if folder is None:
         raise missing_data(request.name, [data_dir(request.path) / request.name], how_to_prepare(request.name))
     check_files(request.name, folder, ("train", "test"))
-    parts = {split: _read_split(folder, split, request.image_size, request.channels) for split in ("train", "test")}
+    parts = {split: read_split(folder, split, request.image_size, request.channels) for split in ("train", "test")}
     if request.task == "fewshot":
         splits = _split_characters(*(np.concatenate(arrays) for arrays in zip(*parts.values(), strict=True)))
     else:
-        class_names = _class_names(folder)
-        splits = {split: Split(images, labels, class_names) for split, (images, labels) in parts.items()}
+        names = class_names(folder)
+        splits = {split: Split(images, labels, names) for split, (images, labels) in parts.items()}
     return make_dataset(
         request.name, splits, licence=ENTRIES[request.name].licence, source=ENTRIES[request.name].source
     )
+
+
+def load_images(
+    name: str, split: str, image_size: int, channels: int, path: str | None = None
+) -> UInt8[np.ndarray, "n s s c"]:
+    """The images alone of any split of a prepared set, such as the 'unlabelled' one of stl10. Raises UserError."""
+    folder = find_prepared(name, path)
+    if folder is None:
+        raise missing_data(name, [data_dir(path) / name], how_to_prepare(name))
+    check_files(name, folder, (split,))
+    return _read_split(folder, split, image_size, channels)[0]
 
 
 def data_dir(path: str | None) -> Path:
@@ -113,16 +129,22 @@ def check_files(name: str, folder: Path, splits: Sequence[str]) -> None:
         )
     for split in splits:
         count = shards.get(split, 0)
-        files = [folder / f"{name}-{split}.array_record-{shard:05d}-of-{count:05d}" for shard in range(count)]
+        prefix = name.partition("/")[0]  # voc/2007: a set with configs
+        files = [folder / f"{prefix}-{split}.array_record-{shard:05d}-of-{count:05d}" for shard in range(count)]
         absent = [file for file in files if not file.is_file()]
         if absent or not files:
             what = f"file {absent[0]}" if absent else f"split {split!r} in {info_file}"
             raise UserError(f"data set {name!r} is incomplete, {what} is missing: {how_to_prepare(name)}.")
 
 
-def _read_split(
-    folder: Path, split: str, image_size: int, channels: int
+def read_split(
+    folder: Path,
+    split: str,
+    image_size: int,
+    channels: int,
+    prepare: Callable[[Image.Image], Image.Image] | None = None,
 ) -> tuple[UInt8[np.ndarray, "n s s c"], Int32[np.ndarray, " n"]]:
+    """Images and labels of a split; `prepare`: what is done to a picture before it is resized."""
     import tensorflow_datasets as tfds
 
     try:
@@ -132,8 +154,8 @@ def _read_split(
         labels = np.empty(len(records), np.int32)
         for index, record in enumerate(records):
             pixels = record["image"]
-            grey = pixels.shape[-1] == 1
-            images[index] = fit_picture(Image.fromarray(pixels[..., 0] if grey else pixels), image_size, channels)
+            picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+            images[index] = fit_picture(prepare(picture) if prepare else picture, image_size, channels)
             labels[index] = record["label"]
     except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
         raise UserError(
@@ -142,11 +164,12 @@ def _read_split(
     return images, labels
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def class_names(folder: Path, feature: str = "label") -> tuple[str, ...]:
+    """Names of the classes of a prepared set, in label order."""
     import tensorflow_datasets as tfds
 
     features: Any = tfds.builder_from_directory(folder).info.features
-    return tuple(features["label"].names)
+    return tuple(features[feature].names)
 
 
 def _split_characters(images: UInt8[np.ndarray, "n s s c"], labels: Int32[np.ndarray, " n"]) -> dict[str, Split]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 EPSILON = 1e-5
 TAP_ACTIVATIONS = ("leaky_relu", "relu")
+STEMS = {"imagenet": 4, "medium": 2, "small": 1}  # name -> stride: 7x7 convolution and maximum, or one 3x3 convolution
 _INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -49,9 +50,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet for 224-pixel images, computed and built only as far as the deepest tap.
+    """ResNet for 224-pixel images (or, with another stem, smaller ones), built only as far as the deepest tap.
 
-    Taps: "layer1" ... "layer4" (strides 4, 8, 16, 32), "pooled" [n, d], "logits" [n, num_classes].
+    Taps: "layer1" ... "layer4" (strides 1, 2, 4, 8 times the stem's), "pooled" [n, d], "logits" [n, num_classes].
 
     The taps of layers are LeakyReLU (slope 0.01) of each layer's last sum, as the official CFA code has it, while the
     network itself goes on with ReLU; `tap_activation="relu"` gives the usual features.
@@ -64,13 +65,16 @@ class ResNet(nn.Module):
     num_classes: int = 1000
     tap_activation: str = "leaky_relu"
     train: bool = False
+    stem: str = "imagenet"  # one of STEMS
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "..."]]:
         tap = jax.nn.leaky_relu if self.tap_activation == "leaky_relu" else jax.nn.relu
-        x = _norm(self.train, "bn1")(_conv(64, 7, 2, "conv1")(x))
-        # Flax pads a maximum with -inf; its annotation knows only text.
-        x = nn.max_pool(jax.nn.relu(x), (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+        size, stride = (7, 2) if self.stem == "imagenet" else (3, STEMS[self.stem])
+        x = jax.nn.relu(_norm(self.train, "bn1")(_conv(64, size, stride, "conv1")(x)))
+        if self.stem == "imagenet":
+            # Flax pads a maximum with -inf; its annotation knows only text.
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
         found = {}
         for layer, count in enumerate(self.blocks, 1):
             total = x

@@ -1,5 +1,6 @@
 """Runs of several phases; the training of phases under interruptions is in test_loop.py."""
 
+import json
 import shutil
 
 import jax
@@ -107,6 +108,14 @@ def test_finished_phase_without_or_with_damaged_checkpoint(copy):
     (copy / "teacher" / "DONE").unlink()
     running.train(CONFIG, copy)
     assert np.isfinite(running.state_on_disk(copy / "teacher")["['params']['head']['bias']"]).all()
+
+
+def test_results_of_all_phases_are_gathered(copy):
+    (copy / "DONE").unlink()
+    for name, value in (("teacher", 1.5), ("student", 2.5)):
+        (copy / name / "results.json").write_text(json.dumps({"loss": value}))
+    running.train(CONFIG, copy)
+    assert json.loads((copy / "results.json").read_text()) == {"teacher_loss": 1.5, "student_loss": 2.5}
 
 
 def test_states_are_read_when_they_are_asked_for(finished, monkeypatch):

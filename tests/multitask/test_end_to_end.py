@@ -1,0 +1,159 @@
+"""The command line as a user types it: what a run leaves, kills, devices, compilations."""
+
+import json
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from common import loop, pretrained
+from multitask import experiment, handover
+from tests.common.toys import running
+from tests.multitask import cli
+
+# Fifteen steps; pseudo-labels are drawn anew every four (64 images, batches of 16).
+LONG = {"num_steps": 15, "eval_every_steps": 5, "save_every_steps": 3, "transfers": "()", "eval_batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The smoke run: pre-training and all target tasks, without a break."""
+    folder = tmp_path_factory.mktemp("multitask") / "run"
+    out, _ = cli.run(*cli.flags(folder))
+    return folder, out
+
+
+def test_what_a_run_leaves(finished):
+    folder, out = finished
+    lines = running.metrics(folder / "pretrain")
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 9))
+    measured = [line for line in lines if line["kind"] == "evaluate"]
+    assert [line["step"] for line in measured] == [4, 8]
+    shares = [measured[-1][f"{name}_share"] for name in ("autoencoder", "rotation", "clustering")]
+    assert sum(shares) == pytest.approx(1)
+    assert {"cosine_autoencoder_rotation", "clustering_nmi_to_previous", "clustering_nmi_to_labels"} <= measured[
+        -1
+    ].keys()
+    figures = {path.name for path in (folder / "pretrain" / "figures").iterdir()}
+    assert {
+        "training.png",
+        "task_losses.png",
+        "gradient_shares.png",
+        "gradient_cosines.svg",
+        "embedding.png",
+    } <= figures
+    results = json.loads((folder / "results.json").read_text())
+    for name in ("probe_accuracy", "knn_accuracy", "finetune_accuracy_100", "finetune_accuracy_10"):
+        assert 0 <= results[f"classification_{name}"] <= 1
+    for name in ("zero_shot_nmi", "zero_shot_recall_at_1", "fine_tuned_pairwise_f1"):
+        assert 0 <= results[f"clustering_{name}"] <= 1
+    assert 0 <= results["detection_map_all"] <= 1
+    assert re.search(r"^\| detection_map_all +\| [\d.e-]+ +\|$", out, re.MULTILINE)
+
+
+def test_teacher_is_another_network_than_the_student(finished):
+    state = running.state_on_disk(finished[0] / "pretrain")
+    teacher = {path: leaf for path, leaf in state.items() if path.startswith("['model_state']['teacher']")}
+    assert any("'mean'" in path for path in teacher)
+    different = 0
+    for path, leaf in teacher.items():
+        online = path.replace("['model_state']['teacher']['params']", "['params']")
+        online = online.replace("['model_state']['teacher']['batch_stats']", "['model_state']['batch_stats']")
+        different += not np.array_equal(leaf, state[online])
+    assert different == len(teacher)
+
+
+def test_exported_encoder_is_the_teacher(finished):
+    weights = pretrained.read_weights(finished[0] / "pretrain" / "encoder.safetensors")
+    state = running.state_on_disk(finished[0] / "pretrain")
+    kernel = state["['model_state']['teacher']['params']['backbone']['layer1_conv']['kernel']"]
+    np.testing.assert_array_equal(weights["params/layer1_conv/kernel"], kernel)
+    assert "batch_stats/layer4_bn/var" in weights
+
+
+WAYS = {
+    "teacher": {
+        "tasks": "('autoencoder','rotation','clustering','adversarial')",
+        "clustering_task.feature_source": "teacher",
+    },
+    "memory": {"tte.mode": "feature_ema", "tte.alpha": 0.6, "weighting.kind": "dwa"},
+    "snapshots": {"tte.mode": "task_snapshot", "tte.inner_steps": 2, "tte.order": "sequential"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_run_resumes_bit_for_bit(way, tmp_path):
+    """Teacher, memory, pseudo-labels, critic, optimisers of snapshots, data order."""
+    cli.run(*cli.flags(tmp_path / "whole", **LONG, **WAYS[way]))
+    flags = cli.flags(tmp_path / "killed", **LONG, **WAYS[way])
+    process = cli.start(*flags)
+    file = tmp_path / "killed" / "pretrain" / "checkpoints" / "6"
+    running.wait_until(file.exists, process)
+    process.kill()
+    running.finish(process, -signal.SIGKILL)
+    assert not (tmp_path / "killed" / "DONE").exists()
+    out, _ = cli.run(*flags)
+    assert re.search(r"pretrain: resumed at step \d+ of 15\.", out)
+    running.assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_scratch_and_labels(tmp_path):
+    """The two baselines that are no pretext task: no pre-training at all, and with labels."""
+    short = {"transfers": "('classification',)", "classification.finetune.fractions": "()"}
+    cli.run(*cli.flags(tmp_path / "scratch", tasks="()", **short))
+    assert not (tmp_path / "scratch" / "pretrain").exists()
+    assert json.loads((tmp_path / "scratch" / "results.json").read_text()).keys() >= {"classification_probe_accuracy"}
+    cli.run(*cli.flags(tmp_path / "labels", tasks="('supervised',)", **short))
+    assert "supervised_accuracy" in running.metrics(tmp_path / "labels" / "pretrain")[0]
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one(tmp_path):
+    """By SGD: Adam turns rounding noise into full steps."""
+    sgd = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.01, "save_every_steps": 15}
+    for devices in (1, 8):
+        cli.run(*cli.flags(tmp_path / str(devices), **{**LONG, **sgd}), devices=devices)
+    one, eight = (running.state_on_disk(tmp_path / name / "pretrain") for name in ("1", "8"))
+    for path in [path for path in one if "'labels'" in path or "'previous'" in path]:
+        np.testing.assert_array_equal(one[path], eight[path], err_msg=path)
+    running.assert_same_arrays(one, eight, 5e-5)
+
+
+@pytest.mark.slow
+def test_nothing_is_compiled_anew_by_new_pseudo_labels(tmp_path, caplog):
+    config = cli.config(tasks=("clustering",), transfers=(), num_steps=9, eval_every_steps=9, save_every_steps=9)
+    jax.config.update("jax_enable_compilation_cache", False)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        outcome = loop.fit(experiment.build(config, {}), config, tmp_path)
+    jax.config.update("jax_enable_compilation_cache", True)
+    texts = [record.getMessage() for record in caplog.records]
+    compiled = [text.split()[4] for text in texts if text.startswith("Finished XLA compilation of")]
+    assert compiled.count("jit(train_step)") == 1
+    assert compiled.count("jit(lloyd)") == 1
+    rows = outcome.state.model_state["tasks"]["clustering"]
+    assert np.any(np.asarray(rows["labels"]) != np.asarray(rows["previous"]))  # three clusterings in nine steps
+    assert int(outcome.state.opt_state[0].count) == 9
+
+
+def test_fresh_head_has_fresh_optimiser_slots():
+    from multitask import relabelling, train
+
+    config = cli.config(tasks=("rotation", "clustering"))
+    built = experiment.build(config, {})
+    recipe = built.train_step.args[0]
+    state = jax.jit(built.init)(built.data, jax.random.key(0))
+    state = state.replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
+    pooled = np.zeros((1, 8), np.float32)
+    new = relabelling.restart_head(state, recipe.network, 1, jax.numpy.asarray(pooled), jax.random.key(9))
+    moments = new.opt_state[0].mu["heads"]
+    assert not np.any(moments["clustering"]["Dense_0"]["kernel"])
+    assert np.all(moments["rotation"]["Dense_0"]["kernel"] == 1)
+    assert int(new.opt_state[0].count) == 1  # the rate's schedule goes on
+    before, after = (s.params["heads"]["clustering"]["Dense_0"]["kernel"] for s in (state, new))
+    assert np.all(np.asarray(before) != np.asarray(after))
+    assert train.averaged(new.params, new.model_state["batch_stats"]).keys() == {"params", "batch_stats"}
+    assert handover.pretrained_variables(new, "teacher").keys() == {"params", "batch_stats"}
