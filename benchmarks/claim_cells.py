@@ -81,7 +81,13 @@ def _fer(name: str, config: str, **overrides: str) -> Cell:
     return Cell(name, "fer.main", f"fer/configs/{config}.py", overrides, _FACES)
 
 
-_PRUNED = ("test_accuracy", "test_accuracy_before_finetuning", "dense_test_accuracy", "flops_kept_ekg")
+_PRUNED = (
+    "test_accuracy",
+    "test_accuracy_before_finetuning",
+    "dense_test_accuracy",
+    "flops_kept_ekg",
+    "times_faster_batch1",
+)
 
 
 _EKG = Cell("EKG", "pruning.main", "pruning/configs/ekg.py", {}, _PRUNED, phase="finetune")

@@ -92,12 +92,17 @@ def _runs() -> Path:
 def _run(family: str, cell: Cell, seed: int) -> dict:
     if cell.before is not None:
         _run(*cell.before, seed)
-    slug = "-".join(re.sub(r"[,()]", "", cell.name.lower()).split())
-    folder = _runs() / family / f"{slug}-seed{seed}"
+    folder = folder_of(_runs(), family, cell, seed)
     command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
     subprocess.run(command, check=True)
     spent = sum(_seconds(writers.read(file)) for file in folder.rglob("metrics.jsonl"))
     return {"results": json.loads((folder / cell.phase / "results.json").read_text()), "minutes": spent / 60}
+
+
+def folder_of(runs: Path, family: str, cell: Cell, seed: int) -> Path:
+    """Where the run of a row lies."""
+    slug = "-".join(re.sub(r"[,()]", "", cell.name.lower()).split())
+    return runs / family / f"{slug}-seed{seed}"
 
 
 def _seconds(lines: list[dict]) -> float:

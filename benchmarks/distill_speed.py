@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.timing import time_in_turn, to_reference
-from common import parallel
+from common import huge_pages, parallel
 from distill import experiment, models, train
 from distill.augmentation import Augmentation
 from distill.method import Variables
@@ -145,4 +145,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.timing import ratio, time_in_turn
+from common import huge_pages
 from fer import experiment, grouping, matching, train
 from fer.configs import elim
 
@@ -150,4 +151,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

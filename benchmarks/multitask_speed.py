@@ -25,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine
 from benchmarks.timing import time_in_turn, to_reference
+from common import huge_pages
 from common.augment import normalize
 from multitask import experiment, snapshot, train
 from multitask.configs import tte
@@ -171,4 +172,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.machine import machine
-from common import writers
+from common import huge_pages, writers
 from pruning import complexity, search
 from pruning.candidates import FORMS, Evaluator
 from pruning.models import ARCHITECTURES
@@ -117,4 +117,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main)

@@ -8,10 +8,11 @@ from pathlib import Path
 from common.errors import UserError
 
 
-def missing_data(name: str, looked_in: Sequence[Path | str], remedy: str, embedded: str = "glyphs") -> UserError:
-    """Error that names the data set, the places searched, what to do, and the `embedded` set that runs right now."""
+def missing_data(
+    name: str, looked_in: Sequence[Path | str], remedy: str, embedded: str = "--config.dataset=glyphs"
+) -> UserError:
+    """Error that names the data set, the places that were searched, what to do, and what runs right now."""
     places = ", ".join(str(place) for place in looked_in)
     return UserError(
-        f"data set {name!r} was not found (looked in {places}): {remedy}; or run now with the embedded "
-        f"--config.dataset={embedded}."
+        f"data set {name!r} was not found (looked in {places}): {remedy}; or run now with the embedded {embedded}."
     )

@@ -122,7 +122,7 @@ def test_states_are_read_when_they_are_asked_for(finished, monkeypatch):
     read = []
     original = phases.read_state
     monkeypatch.setattr(phases, "read_state", lambda folder: read.append(folder.name) or original(folder))
-    states = phases._Finished(finished, ["teacher", "student"])
+    states = phases.Finished(finished, ["teacher", "student"])
     assert (sorted(states), len(states), read) == (["student", "teacher"], 2, [])
     assert states["teacher"] is states["teacher"]
     assert read == ["teacher"]

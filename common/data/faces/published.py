@@ -44,7 +44,7 @@ def load(request: Request) -> FaceData:
             f"holds {entry.tree}"
         )
         raise missing_data(request.name, [root] if request.path else ["--config.dataset_path, which is empty"], remedy,
-                           embedded="faces")  # fmt: skip
+                           embedded="--config.dataset=faces")  # fmt: skip
     rows = entry.read(root, options["label_scale"])
     if not rows:
         raise UserError(f"folder {root} does not hold data set {request.name!r} as {entry.tree}.")
