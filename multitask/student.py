@@ -1,6 +1,5 @@
 """One forward pass of the student: all views through the encoder, then heads and projections."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -85,10 +84,10 @@ def _encode(network: Network, variables: PyTree, inputs: Sequence[Array]) -> tup
         each = [apply(images) for images in inputs]
         return [features for features, _ in each], each[0][1]
     features, stats = apply(jnp.concatenate(list(inputs)))
-    starts = [0]
-    for images in inputs:
-        starts.append(starts[-1] + images.shape[0])
-    parts = [{name: leaf[first:last] for name, leaf in features.items()} for first, last in itertools.pairwise(starts)]
+    sizes = [images.shape[0] for images in inputs]
+    # Not slices, whose gradients are added up as padded arrays; one program of that kind crashed XLA's CPU library.
+    split = {name: jax.lax.split(leaf, sizes) for name, leaf in features.items()}
+    parts = [{name: pieces[place] for name, pieces in split.items()} for place in range(len(sizes))]
     return parts, stats
 
 

@@ -295,11 +295,11 @@ def get_config(variant: str = "") -> ConfigDict:
             "warmup_steps": 0,
         }
     )
-    config.num_steps = 1200
+    config.num_steps = 600
     config.optimizer.total_steps = config.get_ref("num_steps")
     config.log_every_steps = 50
-    config.eval_every_steps = 300  # gradients of the tasks on the shared encoder: their shares and cosines
-    config.save_every_steps = 300
+    config.eval_every_steps = 150  # gradients of the tasks on the shared encoder: their shares and cosines
+    config.save_every_steps = 150
     config.eval_batch_size = 240
 
     # Transfers, each with everything of its phase

@@ -123,6 +123,7 @@ def test_eight_devices_equal_one(tmp_path):
     running.assert_same_arrays(one, eight, 5e-5)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_anew_by_new_pseudo_labels(tmp_path, caplog):
     config = cli.config(tasks=("clustering",), transfers=(), num_steps=9, eval_every_steps=9, save_every_steps=9)
     jax.config.update("jax_enable_compilation_cache", False)

@@ -81,10 +81,8 @@ def test_without_regulariser_projections_get_no_gradient():
     assert np.any(gradient["backbone"]["enc"]["kernel"])
 
 
-def test_surgery_of_agreeing_gradients_is_the_sum():
-    """With one task there is nothing to project; with three the heads' gradients are the plain ones."""
-    alone = [first_gradient(vectors.recipe(tasks=("rot",), gradient=kind)) for kind in ("sum", "pcgrad")]
-    close(alone[1], alone[0])
+def test_surgery_is_on_the_encoder_only():
+    """Heads and projections get their plain gradients."""
     gradient = first_gradient(vectors.recipe(gradient="pcgrad"))
     close(gradient["heads"], vectors.params_of("grad0")["heads"])
     close(gradient["projections"], vectors.params_of("grad0")["projections"])
@@ -114,22 +112,18 @@ def run(recipe, steps=3, since=0, state=None):
 
 
 WAYS = [
-    {"ensemble": {"mode": "none"}},
-    {"ensemble": {"mode": "feature_ema", "alpha": 0.6}},
-    {"ensemble": {"mode": "param_ema", "bias_correction": "debias"}},
-    {"ensemble": {"mode": "task_snapshot", "alpha": 0.5, "inner_steps": 2}},
-    {"ensemble": {"mode": "task_snapshot", "alpha": 0.5, "inner_steps": 2, "order": "sequential"}},
-    {"weighting": "uncertainty"},
-    {"weighting": "dwa", "steps_per_epoch": 1},
-    {"gradient": "pcgrad"},
-    {"tasks": ("rec",)},
-    {"kind": "triplet"},
-    {"kind": "pairwise"},
-    {"kind": "center"},
+    {"ensemble": {"mode": "task_snapshot", "alpha": 0.5, "inner_steps": 2}, "weighting": "dwa", "steps_per_epoch": 1},
+    {"ensemble": {"mode": "none"}, "tasks": ("rec",), "kind": "triplet", "gradient": "pcgrad"},
+    {"ensemble": {"mode": "param_ema", "bias_correction": "debias"}, "kind": "pairwise", "weighting": "uncertainty"},
+]
+MORE = [
+    {"ensemble": {"mode": "task_snapshot", "alpha": 0.5, "inner_steps": 2, "order": "sequential"}, "kind": "center"},
+    {"ensemble": {"mode": "feature_ema", "alpha": 0.6}, "weighting": "dwa", "steps_per_epoch": 1},
+    {"ensemble": {"mode": "param_ema", "batch_stats": "copy"}, "gradient": "pcgrad", "weighting": "uncertainty"},
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", [*WAYS, *(pytest.param(way, marks=pytest.mark.slow) for way in MORE)], ids=str)
 def test_every_way_of_training_moves_and_stays_finite(way):
     recipe = vectors.recipe(**way)
     state, metrics = run(recipe, steps=7)
