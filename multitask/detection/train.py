@@ -106,4 +106,5 @@ def detect(recipe: Recipe, state: TrainState, images: Array) -> centernet.Detect
             return ssd.detect(offsets, logits, anchors, recipe.max_detections, threshold, candidates)
 
         found = centernet.Detections(*jax.vmap(of_image)(*outputs))
-    return found._replace(boxes=jnp.clip(found.boxes, 0.0, 1.0))
+    labels = jnp.where(found.scores > 0, found.labels, -1)  # cells that are no peaks fill up the number asked for
+    return found._replace(boxes=jnp.clip(found.boxes, 0.0, 1.0), labels=labels)

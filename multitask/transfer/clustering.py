@@ -71,7 +71,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     )
     fewest = len(test.labels) > max(own.recall_ks)
     check_field(config, "clustering.recall_ks", fewest, f"must be below {len(test.labels)}, the test images")
-    places = metric_learning.find_classes(train, own.images_per_class if own.num_steps else 0).places
+    places = metric_learning.find_classes(train, own.images_per_class if own.num_steps else 0)
     enough = own.batch_size <= own.images_per_class * train.num_classes
     most = own.images_per_class * train.num_classes
     check_field(

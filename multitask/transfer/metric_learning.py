@@ -34,14 +34,8 @@ class Recipe(NamedTuple):
     std: tuple[float, ...]
 
 
-class Classes(NamedTuple):
-    """Where the images of each class stand, padded with -1 to the largest class."""
-
-    places: Int[np.ndarray, "classes most"]
-
-
-def find_classes(split: Split, at_least: int) -> Classes:
-    """The images of each class that has any.
+def find_classes(split: Split, at_least: int) -> Int[np.ndarray, "classes most"]:
+    """Where the images of each class stand, padded with -1 to the largest class.
 
     Raises:
       UserError: a class with fewer than `at_least` images.
@@ -56,7 +50,7 @@ def find_classes(split: Split, at_least: int) -> Classes:
     places = np.full((len(members), max(map(len, members))), -1, np.int32)
     for row, found in zip(places, members, strict=True):
         row[: len(found)] = found
-    return Classes(places)
+    return places
 
 
 def sample(

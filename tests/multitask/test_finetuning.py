@@ -55,7 +55,7 @@ def test_folds_are_class_balanced_and_differ():
 
 def test_batches_hold_different_images_of_different_classes():
     images = split(per_class=6, classes=5)
-    places = jnp.asarray(metric_learning.find_classes(images, 2).places)
+    places = jnp.asarray(metric_learning.find_classes(images, 2))
     for seed in range(20):
         batch = np.asarray(metric_learning.sample(jax.random.key(seed), places, 9, 3))
         assert len(set(batch)) == 9
@@ -69,7 +69,7 @@ def test_unequal_and_empty_classes():
     with pytest.raises(UserError, match=r"class 'b' has 0 images to learn from, but .*images_per_class is 2"):
         metric_learning.find_classes(images, 2)
     full = Split(images.images, np.array([0, 0, 0, 1, 1], np.int32), ("a", "b"))
-    places = jnp.asarray(metric_learning.find_classes(full, 2).places)
+    places = jnp.asarray(metric_learning.find_classes(full, 2))
     for seed in range(10):
         batch = np.asarray(metric_learning.sample(jax.random.key(seed), places, 4, 2))
         assert sorted(full.labels[batch]) == [0, 0, 1, 1]  # padding is never drawn
