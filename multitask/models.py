@@ -67,7 +67,7 @@ def make_encoder(name: str, stem: str, width: int) -> Encoder:
       width: channels of conv4.
     """
     if name == "conv4":
-        return Encoder(name, (width,) * 4, (2, 4, 4, 4), lambda train=False: Conv4(width, train))
+        return Encoder(name, (width, width, width, width), (2, 4, 4, 4), lambda train=False: Conv4(width, train))
     blocks, bottleneck = _RESNETS[name]
     times, first = 4 if bottleneck else 1, STEMS[stem]
 

@@ -120,7 +120,7 @@ def _inner_step(
     params = _own_params(state, {name: start}, name)
     gradients, (passed, reg) = jax.grad(objective, has_aux=True)(params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state[name], params)
-    params = optax.apply_updates(params, updates)
+    params: Any = optax.apply_updates(params, updates)
     result = {
         "copy": train.averaged(params, passed.batch_stats),
         "head": params["heads"][name],
