@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine
-from benchmarks.timing import ratio, time_in_turn
+from benchmarks.timing import time_in_turn, to_reference
 from common import huge_pages
 from fer import experiment, grouping, matching, train
 from fer.configs import elim
@@ -110,9 +110,9 @@ def measure(fields: dict[str, Any], people: int, frames: int, repeats: int) -> d
     rows = time_in_turn(runs, repeats)
     for name, row in rows.items():
         row |= told.get(name, {})
-        row["to_plain"] = ratio(row, rows[PLAIN])
+        row["to_plain"] = to_reference(row, [rows[PLAIN]])
         if f"matching ({name})" in rows:
-            row["share_of_matching"] = ratio(rows[f"matching ({name})"], row)
+            row["share_of_matching"] = to_reference(rows[f"matching ({name})"], [row])
     return rows
 
 

@@ -78,7 +78,8 @@ def prepare(fields: dict[str, Any]) -> tuple[Callable[[], float], dict[str, floa
     started = time.perf_counter()
     compiled = jax.jit(step).lower(state, data, batch, jax.random.key(1)).compile()
     cost = {"compile_s": time.perf_counter() - started}
-    cost["temporary_mib"] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    memory: Any = compiled.memory_analysis()
+    cost["temporary_mib"] = memory.temp_size_in_bytes / 2**20
     kept = {"state": state}
 
     def run() -> float:

@@ -65,7 +65,7 @@ class Trainer:
         with torch.no_grad():
             pooled = encode(self.teacher, self.teacher_stats, images, False).mean((2, 3))
             unit = [F.normalize(project(self.teacher, task, pooled), dim=-1) for task in TASKS]
-            anchors = F.normalize(sum(unit) / len(unit), dim=-1)
+            anchors = F.normalize(torch.stack(unit).mean(0), dim=-1)
         turned = torch.stack([torch.rot90(images, k, (2, 3)) for k in range(4)], 1).flatten(0, 1)
         losses, terms = [], []
         for task, view in zip(TASKS, (images, turned, images), strict=True):
@@ -75,7 +75,7 @@ class Trainer:
             u = project(self.w, task, pooled)
             z = F.normalize(u.reshape(len(images), -1, u.shape[-1]).mean(1), dim=-1)
             terms.append(F.cross_entropy(z @ anchors.T / 0.1, torch.arange(len(images))))
-        loss = sum(losses) + self.beta * sum(terms) / len(terms)
+        loss = torch.stack(losses).sum() + self.beta * torch.stack(terms).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

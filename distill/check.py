@@ -32,7 +32,7 @@ def check_config(config: ConfigDict, num_classes: int, num_images: int) -> None:
     check_choice(config, "merge_rule", MERGE_RULES)
     for field in ("student", "teacher"):
         check_positive(config, f"{field}.width")
-        check(config, f"{field}.dropout", 0 <= config[field].dropout < 1, "must lie in 0..1, below 1")
+        check(config, f"{field}.dropout", 0 <= getattr(config, field).dropout < 1, "must lie in 0..1, below 1")
     enough = sampler.steps_per_epoch(num_images, config.batch_size, 1) >= 1
     check(config, "batch_size", enough, f"must be at most {num_images}, the images that are trained on")
     check(config, "dataset", num_classes >= 2, f"must have at least 2 classes, but has {num_classes}")

@@ -91,7 +91,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
         return sampler.batch_indices(order, step, len(parts.images), config.batch_size)
 
     make = _of_modules if config.phase == "modules" else _of_networks
-    functions = make(config, recipe, parts, shapes)
+    functions: dict[str, Any] = make(config, recipe, parts, shapes)
     return Experiment(data=data, batch=batch, **functions)
 
 
@@ -129,7 +129,7 @@ def recipe_of_phase(
 ) -> train.Recipe:
     """The fixed part of the steps of `config.phase`."""
     of_student, of_teacher = (
-        models.make_network(*_network_fields(config[field], num_classes), field=field)
+        models.make_network(*_network_fields(getattr(config, field), num_classes), field=field)
         for field in ("student", "teacher")
     )
     distils = {"teacher": False, "student": config.stages == "joint"}.get(config.phase, True)

@@ -29,7 +29,7 @@ def check_config(config: ConfigDict) -> None:
     check(config, "header_rate_factor", config.header_rate_factor >= 0, "must not be negative")
     check(config, "penalty", config.penalty >= 0, "must not be negative")
     for field in ("mean", "std"):
-        fits = len(config[field]) in (0, 3)
+        fits = len(getattr(config, field)) in (0, 3)
         check(config, field, fits, "must be empty (measured) or have 3 numbers, one per channel")
     check(config, "std", not config.std or min(config.std) > 0, "must be numbers above 0")
 

@@ -63,7 +63,8 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
 
     def host_batch(seed, step):
         found = np.asarray(place_batch(sampled, step, rng.stream(seed, "batch", step)))
-        return train.Batch(pictures[found], frames["labels"][found], frames["identity"][found])
+        rows: Any = (pictures[found], frames["labels"][found], frames["identity"][found])
+        return train.Batch(*rows)
 
     selection = "validation" if "validation" in parts.held_out else "test"
 

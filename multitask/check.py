@@ -25,7 +25,7 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "transfer.source", ("teacher", "online"))
     check(config, "channels", config.channels == 3, "must be 3: the encoders take colour images")
     for field in ("mean", "std"):
-        fits = len(config[field]) in (0, 3)
+        fits = len(getattr(config, field)) in (0, 3)
         check(config, field, fits, "must be empty (measured) or have 3 numbers, one per channel")
     padding = config.augment.padding
     check(config, "augment.padding", 0 <= padding < config.image_size, "must be at least 0 and below the image's side")

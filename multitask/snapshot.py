@@ -120,10 +120,10 @@ def _inner_step(
     params = _own_params(state, {name: start}, name)
     gradients, (passed, reg) = jax.grad(objective, has_aux=True)(params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state[name], params)
-    params: Any = optax.apply_updates(params, updates)
+    taken: Any = optax.apply_updates(params, updates)
     result = {
-        "copy": train.averaged(params, passed.batch_stats),
-        "head": params["heads"][name],
+        "copy": train.averaged(taken, passed.batch_stats),
+        "head": taken["heads"][name],
         "head_stats": passed.batch_stats["heads"][name],
         "opt_state": opt_state,
         "critics": passed.critics,

@@ -83,7 +83,7 @@ def load_images(
     if folder is None:
         raise missing_data(name, [data_dir(path) / name], how_to_prepare(name))
     check_files(name, folder, (split,))
-    return _read_split(folder, split, image_size, channels)[0]
+    return read_split(folder, split, image_size, channels)[0]
 
 
 def data_dir(path: str | None) -> Path:

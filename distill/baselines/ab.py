@@ -34,7 +34,7 @@ def make(weight: float, before_activation: bool) -> Method:
         return Variables(params, {})
 
     def loss(modules, adapters, student, knowledge, labels):
-        total = 0.0
+        total = jnp.zeros(())
         for i, (s, t) in enumerate(zip(points(student), knowledge, strict=True)):
             connector = adapters.params[f"connector{i}"]
             s, t = same_size(s, t)

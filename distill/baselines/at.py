@@ -1,5 +1,7 @@
 """AT (Zagoruyko and Komodakis, "Paying More Attention to Attention", 2017): where the maps are strong."""
 
+import jax.numpy as jnp
+
 from distill.method import Method, no_adapters
 from distill.pairing import check_points, l2_normalize, same_size
 
@@ -16,7 +18,7 @@ def make(beta: float) -> Method:
         return no_adapters(key, student, knowledge)
 
     def loss(modules, adapters, student, knowledge, labels):
-        total = 0.0
+        total = jnp.zeros(())
         for s, t in zip(student.maps, knowledge, strict=True):
             s, t = same_size((s * s).mean(-1, keepdims=True), t)
             total += beta / 2 * ((l2_normalize(s, (1, 2)) - l2_normalize(t, (1, 2))) ** 2).mean()

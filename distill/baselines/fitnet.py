@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 
 from distill.method import Method, Variables
 from distill.pairing import check_points, same_size
@@ -22,7 +23,7 @@ def make() -> Method:
         return Variables(params, {})
 
     def loss(modules, adapters, student, knowledge, labels):
-        total = 0.0
+        total = jnp.zeros(())
         for i, (s, t) in enumerate(zip(student.maps, knowledge, strict=True)):
             s, t = same_size(s, t)
             t = t @ adapters.params[f"map{i}"] if f"map{i}" in adapters.params else t

@@ -29,7 +29,7 @@ def make(weight: float) -> Method:
         return no_adapters(key, student, knowledge)
 
     def loss(modules, adapters, student, knowledge, labels):
-        total = 0.0
+        total = jnp.zeros(())
         for s, t in zip(flows(student.maps), knowledge, strict=True):
             total += weight * (0.5 * (s - t) ** 2).sum((1, 2)).mean()
         return {"flow": total}, adapters.state

@@ -36,7 +36,7 @@ def make(weight: float) -> Method:
         return Variables(params, {})
 
     def loss(modules, adapters, student, knowledge, labels):
-        total = 0.0
+        total = jnp.zeros(())
         for i, (s, t) in enumerate(zip(student.maps, knowledge, strict=True)):
             total += point_loss(adapters.params[f"point{i}"], *same_size(s, t))
         return {"information": weight * total}, adapters.state

@@ -1,5 +1,7 @@
 """The encoder's codes must pass for samples of N(0, I): adversarial auto-encoder [Makhzani et al. 2015]."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,8 @@ def make(name: str, context: Context) -> Task:
         return discriminator_loss(judge(params, jax.random.normal(key, codes.shape)), judge(params, codes))
 
     def init(key: Array) -> dict:
-        return critic.init(key, jnp.zeros((1, fields.code_dim)))["params"]
+        variables: Any = critic.init(key, jnp.zeros((1, fields.code_dim)))
+        return variables["params"]
 
     def view(key: Array, images: Array, rows: Rows) -> View:
         return View(images, jnp.zeros(images.shape[0]))

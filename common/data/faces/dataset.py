@@ -81,9 +81,8 @@ class Faces:
 
     def take(self, places: Int[np.ndarray, " m"]) -> Faces:
         """The frames of these places; identities keep their numbers."""
-        streamed = isinstance(self.images, PictureFiles)
         return Faces(
-            self.images.select(places) if streamed else self.images[places],
+            self.images.select(places) if isinstance(self.images, PictureFiles) else self.images[places],
             self.valence_arousal[places],
             self.identity[places],
             self.identity_names,
