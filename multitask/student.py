@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 from multitask.metric_regularizer import norm
 from multitask.models import Encoder
 from multitask.tasks import Task
-from multitask.tasks.task import View
+from multitask.tasks.task import Critic, View
 
 PyTree = Any
 
@@ -116,7 +116,7 @@ def student_forward(
         outputs, changed = task.head(True).apply(head, features, mutable=["batch_stats"])
         head_stats[task.name] = changed.get("batch_stats", {})
         if task.critic is not None:
-            critics[task.name] = _train_critic(task, critics[task.name], outputs, jax.random.fold_in(key, place))
+            critics[task.name] = _train_critic(task.critic, critics[task.name], outputs, jax.random.fold_in(key, place))
         critic = critics[task.name]["params"] if task.critic is not None else None
         value, extra = task.loss(outputs, view.target, critic)
         losses.append(value)
@@ -133,13 +133,13 @@ def _embed(network: Network, params: PyTree, pooled: Float[Array, "nv c"], per_i
     return norm(jnp.mean(u.reshape(-1, per_image, u.shape[-1]), axis=1))
 
 
-def _train_critic(task: Task, critic: PyTree, outputs: Any, key: Array) -> PyTree:
+def _train_critic(rule: Critic, critic: PyTree, outputs: Any, key: Array) -> PyTree:
     """The critic after one step of its own optimiser. Nothing here is differentiated by the student's loss."""
     if task.critic is None:
         raise ValueError(f"The task {task.name} has no critic to train.")
     outputs, critic = jax.lax.stop_gradient((outputs, critic))
-    gradient = jax.grad(task.critic.loss)(critic["params"], outputs, key)
-    updates, opt_state = task.critic.optimizer.update(gradient, critic["opt_state"], critic["params"])
+    gradient = jax.grad(rule.loss)(critic["params"], outputs, key)
+    updates, opt_state = rule.optimizer.update(gradient, critic["opt_state"], critic["params"])
     return jax.lax.stop_gradient({"params": optax.apply_updates(critic["params"], updates), "opt_state": opt_state})
 
 
