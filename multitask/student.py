@@ -135,8 +135,6 @@ def _embed(network: Network, params: PyTree, pooled: Float[Array, "nv c"], per_i
 
 def _train_critic(rule: Critic, critic: PyTree, outputs: Any, key: Array) -> PyTree:
     """The critic after one step of its own optimiser. Nothing here is differentiated by the student's loss."""
-    if task.critic is None:
-        raise ValueError(f"The task {task.name} has no critic to train.")
     outputs, critic = jax.lax.stop_gradient((outputs, critic))
     gradient = jax.grad(rule.loss)(critic["params"], outputs, key)
     updates, opt_state = rule.optimizer.update(gradient, critic["opt_state"], critic["params"])
