@@ -44,9 +44,12 @@ def attend(
     if bias is not None:
         logits = logits + bias
     if mask_diagonal:
-        logits = jnp.where(diagonal(q.shape[2]), -jnp.inf, logits)
-    probabilities = jax.nn.softmax(logits, axis=-1)
-    return jnp.einsum("bhnm,bhmd->bhnd", probabilities.astype(v.dtype), v), probabilities
+        logits = logits + jnp.where(diagonal(q.shape[2]), -jnp.inf, 0.0)
+    # The softmax is divided by its sums behind the product with v, which is smaller than the probabilities.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    sums = jnp.sum(weights, axis=-1, keepdims=True)
+    outputs = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v) / sums.astype(v.dtype)
+    return outputs, weights / sums
 
 
 def attend_with_talking_heads(
