@@ -36,7 +36,7 @@ def test_what_a_run_leaves(finished):
     assert teacher.keys() == OF_A_STUDENT
     assert results["teacher_accuracy"] == pytest.approx(teacher["test_accuracy"])
     assert (finished.folder / "student" / "figures" / "training.png").exists()
-    assert re.search(r"^\| test_accuracy +\| [\d.]+ +\|$", finished.out, re.MULTILINE)
+    assert re.search(r"^\| student_test_accuracy +\| [\d.]+ +\|$", finished.out, re.MULTILINE)
 
 
 @pytest.mark.slow

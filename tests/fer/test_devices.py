@@ -25,7 +25,8 @@ def get_config(matching):
 """
 
 
-@pytest.mark.parametrize("solver", ["official", pytest.param("ott", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["official", "ott"])
 def test_eight_devices_equal_one(solver, tmp_path):
     file = tmp_path / "sgd.py"
     file.write_text(CONFIG)

@@ -122,6 +122,7 @@ def test_learns(method, tmp_path):
     assert json.loads((folder / "results.json").read_text())["test_ccc"] > 0.4
 
 
+@pytest.mark.slow
 def test_pictures_read_in_each_step_give_the_same_run(tmp_path):
     """From a CSV file, in memory and streamed."""
     data = faces_of()
