@@ -153,7 +153,7 @@ class _Judge:
 
     def all(self, state: TrainState, data: Any) -> list[float]:
         """Of every round, when the last one has ended."""
-        found = np.asarray(state.model_state["accuracies"]).tolist()
+        found = np.asarray(state.model_state["accuracies"]).tolist()[: len(self.recipe.rounds)]
         return [*found[:-1], self(state, data, len(found) - 1)] if found else []
 
 

@@ -113,7 +113,7 @@ def init(recipe: Recipe, data: Any, key: Array) -> TrainState:
     model_state = {
         "batch_stats": start["batch_stats"],
         "rate": jnp.asarray(recipe.rounds[0].rate if rounds else 0.0, jnp.float32),
-        "accuracies": jnp.zeros(rounds),
+        "accuracies": jnp.zeros(max(1, rounds)),  # Orbax saves no empty array
     }
     return TrainState(jnp.zeros((), jnp.int32), params, _optimizer(recipe).init(params), model_state)
 
