@@ -17,10 +17,10 @@ demo: install
 	$(RUN) fewshot.main --config=$(CONFIG)
 
 test: install
-	$(RUN) pytest -n 2
+	$(RUN) pytest -n 2 --durations=40
 
 slow: install
-	$(RUN) pytest -n 2 -m slow
+	$(RUN) pytest -n 2 -m slow --durations=60
 
 data: install  # the builders of data sets under TensorFlow's own test case
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[data]'
