@@ -98,6 +98,7 @@ def test_published_variants_say_which_data_are_missing(variant, tmp_path, monkey
         first.build(phases.phase_config(config, first), {})
 
 
+@pytest.mark.slow
 def test_teacher_that_does_not_fit(finished, tmp_path):
     teacher = str(finished.folder)
     fits = cli.built_phases(cli.config("at", teacher_checkpoint=teacher))

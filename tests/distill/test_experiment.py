@@ -67,6 +67,7 @@ def test_few_samples_are_the_student_s_alone():
     assert not np.array_equal(other["student"].data["images"], found["student"].data["images"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sskd_svd", "rkd"])
 def test_cached_knowledge_is_the_computed_one(name):
     fields = {"augmentation.crop_padding": 0, "student.network": "resnet8", "teacher.width": 0.03125}

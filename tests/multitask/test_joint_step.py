@@ -157,6 +157,7 @@ def test_one_parallel_inner_step_of_sgd_is_a_joint_step():
         close(one.params[name], other.params[name])
 
 
+@pytest.mark.slow
 def test_sequential_snapshots_by_hand():
     """Task k starts from what task k - 1 made; after all of them the shared weights move."""
     rule = {"mode": "task_snapshot", "alpha": 0.5, "inner_steps": 1, "order": "sequential"}
