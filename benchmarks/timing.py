@@ -13,6 +13,7 @@ def time_in_turn(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str
     }
     for _ in range(repeats):
         for name, run in runs.items():
+            run()  # not timed: for a while, PyTorch's threads go on spinning beside whatever comes next
             wall, cpu = time.perf_counter(), time.process_time()
             run()
             rows[name]["wall_ms"].append(1e3 * (time.perf_counter() - wall))
