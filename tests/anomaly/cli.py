@@ -1,8 +1,6 @@
 """Runs `python -m anomaly.main` as a user does, at the tiniest sizes, on one or more virtual devices."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from anomaly.configs import cfa
 from common import loop, phases
 from tests.common.toys import running
 
-ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {
     "textures.train_images": 16,
     "batch_size": 8,
@@ -36,17 +33,9 @@ def train(config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:
 
 
 def start(folder: Path, *flags: str, devices: int = 1, **fields: Any) -> subprocess.Popen:
-    """Start the smoke variant, with little optimisation by the compiler: these tests compile more than they compute."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    overrides = [f"--config.{field}={value}" for field, value in (TINY | fields).items()]
-    arguments = ["--config=anomaly/configs/cfa.py:smoke", *overrides, f"--workdir={folder}", *flags]
-    command = [sys.executable, "-m", "anomaly.main", *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    """Start the smoke variant."""
+    arguments = running.flags("anomaly/configs/cfa.py:smoke", folder, TINY | fields)
+    return running.start_module("anomaly.main", *arguments, *flags, devices=devices)
 
 
 def run(folder: Path, *flags: str, devices: int = 1, code: int = 0, **fields: Any) -> tuple[str, str]:

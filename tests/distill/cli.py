@@ -1,9 +1,7 @@
 """Runs `python -m distill.main` as a user does, at the tiniest sizes; builds phases without running them."""
 
+import functools
 import importlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ from tests.common.toys import running
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.stem for path in (ROOT / "distill" / "configs").glob("*.py") if path.stem != "__init__")
-# As in the other tests of command lines: these compile more than they compute.
-FAST = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 TINY: dict[str, Any] = {
     **{"student.width": 0.0625, "teacher.width": 0.0625, "glyphs.difficulty": "easy", "tensorboard": False}
 }
@@ -34,19 +30,11 @@ def config(name: str, **fields: Any) -> ConfigDict:
 
 def flags(name: str, folder: Path, **fields: Any) -> list[str]:
     file = name if ".py" in name else f"distill/configs/{name}.py:smoke"
-    return [f"--config={file}", *(f"--config.{k}={v}" for k, v in (TINY | fields).items()), f"--workdir={folder}"]
+    return running.flags(file, folder, TINY | fields)
 
 
-def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
-    """`python -m distill.main` with these arguments."""
-    environment = os.environ | FAST | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command, pipe = [sys.executable, "-m", "distill.main", *arguments], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def run(*arguments: str, devices: int = 1, code: int = 0) -> tuple[str, str]:
-    """Start it and wait for its end; (standard output, standard error)."""
-    return running.finish(start(*arguments, devices=devices), code)
+start = functools.partial(running.start_module, "distill.main")
+run = functools.partial(running.run_module, "distill.main")
 
 
 def built_phases(own: ConfigDict) -> dict[str, Experiment]:

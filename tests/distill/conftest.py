@@ -1,19 +1,13 @@
 """One finished run that several tests look at."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from tests.common.toys.running import Run
 from tests.distill import cli
 
 FIELDS: dict[str, Any] = {"num_steps": 6, "teacher_steps": 6, "module_steps": 6, "save_every_steps": 2}
-
-
-class Run(NamedTuple):
-    folder: Path
-    fields: dict[str, Any]
-    out: str
 
 
 @pytest.fixture(scope="session")

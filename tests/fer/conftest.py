@@ -1,19 +1,13 @@
 """One finished run that several tests look at."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
+from tests.common.toys.running import Run
 from tests.fer import cli
 
 FIELDS: dict[str, Any] = {"num_steps": 12, "save_every_steps": 3, "eval_every_steps": 6, "official_metrics": True}
-
-
-class Run(NamedTuple):
-    folder: Path
-    fields: dict[str, Any]
-    out: str
 
 
 @pytest.fixture(scope="session")

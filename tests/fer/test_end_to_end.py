@@ -97,10 +97,10 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(finished, tmp_path):
     for _ in range(3):
         process = cli.start("main", *arguments)
         goal = step + int(random.integers(1, 4))
-        running.wait_until(lambda goal=goal: cli.logged_step(folder) >= goal, process)
+        running.wait_until(lambda goal=goal: running.logged_step(folder) >= goal, process)
         process.kill()
         running.finish(process, -signal.SIGKILL)
-        step = cli.logged_step(folder)
+        step = running.logged_step(folder)
         assert step < 12
     cli.run("main", *arguments)
     running.assert_same_run(finished.folder, folder)

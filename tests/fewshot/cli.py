@@ -2,10 +2,8 @@
 
 import collections
 import importlib
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,23 +57,15 @@ def train(config: ConfigDict, folder: Path) -> loop.Outcome:
     return phases.train(phases.plan(config, experiment.build, None), config, folder)[""]
 
 
-def command(name: str, folder: Path, *flags: str, **fields: Any) -> list[str]:
-    """The command line of a tiny run: the smoke variant of a config, or a config file of the test's own."""
+def flags_of(name: str, folder: Path, *flags: str, **fields: Any) -> list[str]:
+    """The flags of a tiny run: the smoke variant of a config, or a config file of the test's own."""
     file = name if ".py" in name else f"fewshot/configs/{name}.py:smoke"
-    overrides = [f"--config.{field}={value}" for field, value in (TINY | fields).items()]
-    return [sys.executable, "-m", "fewshot.main", f"--config={file}", *overrides, f"--workdir={folder}", *flags]
+    return [*running.flags(file, folder, TINY | fields), *flags]
 
 
 def start(name: str, folder: Path, *flags: str, devices: int = 1, **fields: Any) -> subprocess.Popen:
-    """Start it, with little optimisation by the compiler: these tests compile more than they compute."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-    pipe = subprocess.PIPE
-    arguments = command(name, folder, *flags, **fields)
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+    """Start it."""
+    return running.start_module("fewshot.main", *flags_of(name, folder, *flags, **fields), devices=devices)
 
 
 def run(name: str, folder: Path, *flags: str, devices: int = 1, code: int = 0, **fields: Any) -> tuple[str, str]:
@@ -86,10 +76,3 @@ def run(name: str, folder: Path, *flags: str, devices: int = 1, code: int = 0, *
 def compiled(error: str) -> collections.Counter[str]:
     """How often each function was compiled, from the standard error of a process with LOG_COMPILES."""
     return collections.Counter(re.findall(r"^WARNING:.*: Compiling jit\((\w+)\)", error, re.MULTILINE))
-
-
-def logged_step(folder: Path) -> int:
-    """The step of the last whole line of metrics.jsonl, 0 before the first."""
-    file = folder / "metrics.jsonl"
-    lines = running.metrics(folder) if file.exists() else []
-    return lines[-1]["step"] if lines else 0

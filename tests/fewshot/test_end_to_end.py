@@ -170,11 +170,11 @@ def check_figures(name, folder, results):
 def kill(folder, after_step, delay, name="cxgrad", **fields):
     """Start the run, and SIGKILL it so many seconds after it has logged a step; returns the last logged step."""
     process = cli.start(name, folder, **fields)
-    running.wait_until(lambda: cli.logged_step(folder) >= after_step, process)
+    running.wait_until(lambda: running.logged_step(folder) >= after_step, process)
     time.sleep(delay)
     process.kill()
     running.finish(process, -signal.SIGKILL)
-    return cli.logged_step(folder)
+    return running.logged_step(folder)
 
 
 def test_killed_run_resumes_bit_for_bit(finished, tmp_path):
@@ -205,7 +205,7 @@ def test_killed_four_times(name, sampler, finished, tmp_path):
 def test_terminated_run_saves_leaves_and_resumes(finished, tmp_path):
     folder = tmp_path / "run"
     process = cli.start("cxgrad", folder, **finished.fields)
-    running.wait_until(lambda: cli.logged_step(folder) >= 1, process)
+    running.wait_until(lambda: running.logged_step(folder) >= 1, process)
     process.terminate()
     started = time.monotonic()
     out, _ = running.finish(process, 0)

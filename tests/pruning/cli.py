@@ -1,8 +1,6 @@
 """Runs `python -m pruning.main` as a user does, at the tiniest sizes."""
 
-import os
-import subprocess
-import sys
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,7 @@ from ml_collections import ConfigDict
 from pruning.configs import ekg
 from tests.common.toys import running
 
-ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {"glyphs.difficulty": "easy", "tensorboard": False}
-# These compile more than they compute.
-FAST = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def config(**fields: Any) -> ConfigDict:
@@ -25,16 +20,8 @@ def config(**fields: Any) -> ConfigDict:
 
 
 def flags(folder: Path, file: str = "ekg", **fields: Any) -> list[str]:
-    overrides = [f"--config.{name}={value}" for name, value in (TINY | fields).items()]
-    return [f"--config=pruning/configs/{file}.py:smoke", *overrides, f"--workdir={folder}"]
+    return running.flags(f"pruning/configs/{file}.py:smoke", folder, TINY | fields)
 
 
-def start(*arguments: str, devices: int = 1) -> subprocess.Popen:
-    environment = os.environ | FAST | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command, pipe = [sys.executable, "-m", "pruning.main", *arguments], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-def run(*arguments: str, devices: int = 1, code: int = 0) -> tuple[str, str]:
-    """Start it and wait for its end; (standard output, standard error)."""
-    return running.finish(start(*arguments, devices=devices), code)
+start = functools.partial(running.start_module, "pruning.main")
+run = functools.partial(running.run_module, "pruning.main")

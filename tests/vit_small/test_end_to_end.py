@@ -43,10 +43,10 @@ def test_what_a_run_leaves(finished):
 
 def test_killed_run_resumes_bit_for_bit(finished, tmp_path):
     process = cli.start("main", *cli.flags("vit", tmp_path / "run", **finished.fields))
-    running.wait_until(lambda: cli.logged_step(tmp_path / "run") >= 10, process)
+    running.wait_until(lambda: running.logged_step(tmp_path / "run") >= 10, process)
     process.kill()
     running.finish(process, -signal.SIGKILL)
-    assert 10 <= cli.logged_step(tmp_path / "run") < 24
+    assert 10 <= running.logged_step(tmp_path / "run") < 24
     out, _ = cli.run("main", *cli.flags("vit", tmp_path / "run", **finished.fields))
     assert re.search(r"run: resumed at step \d+ of 24\.", out)
     running.assert_same_run(finished.folder, tmp_path / "run")
@@ -58,11 +58,11 @@ def test_killed_three_times(finished, tmp_path):
     for _ in range(3):
         process = cli.start("main", *cli.flags("vit", tmp_path / "run", **finished.fields))
         goal = step + int(random.integers(2, 6))
-        running.wait_until(lambda goal=goal: cli.logged_step(tmp_path / "run") >= goal, process)
+        running.wait_until(lambda goal=goal: running.logged_step(tmp_path / "run") >= goal, process)
         time.sleep(random.uniform(0, 0.1))
         process.kill()
         running.finish(process, -signal.SIGKILL)
-        step = cli.logged_step(tmp_path / "run")
+        step = running.logged_step(tmp_path / "run")
         assert step < 24
     cli.run("main", *cli.flags("vit", tmp_path / "run", **finished.fields))
     running.assert_same_run(finished.folder, tmp_path / "run")

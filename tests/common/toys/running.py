@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,14 @@ from tests.common.toys.config import get_config
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "tests/common/toys/config.py"
+
+
+class Run(NamedTuple):
+    """A finished run from the command line: its work directory, the fields that were changed, what it printed."""
+
+    folder: Path
+    fields: dict[str, Any]
+    out: str
 
 
 def toy(name: str = "regression", **fields):
@@ -83,6 +93,12 @@ def metrics(folder: Path) -> list[dict]:
     return writers.without_wall(writers.read(folder / "metrics.jsonl"))
 
 
+def logged_step(folder: Path) -> int:
+    """The step of the last whole line of metrics.jsonl, 0 before the first."""
+    lines = metrics(folder) if (folder / "metrics.jsonl").exists() else []
+    return lines[-1]["step"] if lines else 0
+
+
 def assert_same_run(a: Path, b: Path) -> None:
     """Equal files, final states bit for bit, and metrics line by line, in every phase."""
     folders = sorted(path.parent.relative_to(a) for path in a.rglob("metrics.jsonl"))
@@ -118,11 +134,27 @@ def start(config, folder: Path, *flags: str, devices: int = 1) -> subprocess.Pop
     return open_process(command(config, folder, *flags), devices)
 
 
-def open_process(arguments: list[str], devices: int = 1) -> subprocess.Popen:
-    """Start a program on `devices` virtual devices, in the root of the repository."""
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+def open_process(arguments: list[str], devices: int = 1, **settings: str) -> subprocess.Popen:
+    """Start a program on `devices` virtual devices, in the root of the repository; `settings`: its environment."""
+    settings |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     pipe = subprocess.PIPE
     return subprocess.Popen(arguments, cwd=ROOT, env=os.environ | settings, stdout=pipe, stderr=pipe, text=True)
+
+
+def start_module(module: str, *arguments: str, devices: int = 1) -> subprocess.Popen:
+    """`python -m <module>`, with little optimisation by the compiler: such tests compile more than they compute."""
+    command = [sys.executable, "-m", module, *arguments]
+    return open_process(command, devices, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+
+
+def run_module(module: str, *arguments: str, devices: int = 1, code: int = 0) -> tuple[str, str]:
+    """Start it and wait for its end; (standard output, standard error)."""
+    return finish(start_module(module, *arguments, devices=devices), code)
+
+
+def flags(file: str, folder: Path, fields: Mapping[str, object]) -> list[str]:
+    """The flags of a run: a config file, the fields changed in it, the work directory."""
+    return [f"--config={file}", *(f"--config.{name}={value}" for name, value in fields.items()), f"--workdir={folder}"]
 
 
 def run_program(program: str, *arguments: str, devices: int = 1) -> str:
