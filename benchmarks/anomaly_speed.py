@@ -8,11 +8,9 @@ thread, and ratios are taken to the faster. The losses of all forms must agree b
 """
 
 import functools
-import json
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +24,8 @@ from rich.table import Table
 from anomaly import hypersphere, setup, train
 from anomaly.configs import cfa
 from anomaly.descriptor import PatchDescriptor
-from benchmarks.fewshot_speed import machine, time_in_turn
+from benchmarks.machine import machine, write_report
+from benchmarks.timing import summarised, time_in_turn
 from common import huge_pages
 from common.experiment import TrainState
 from common.models.backbones import load_variables, normalize
@@ -172,7 +171,7 @@ def measure(side: int, repeats: int) -> dict[str, Any]:
     values = list(losses.values())
     if not np.allclose(values, values[0], rtol=TOLERANCE):
         raise RuntimeError(f"The forms differ in their first loss: {losses}; timings would mean nothing.")
-    times = time_in_turn({name: (run, repeats) for name, run in runs.items()})
+    times = summarised(time_in_turn(runs, repeats))
     for name, row in times.items():
         images_at_once = SCORED if name.startswith("score") else BATCH
         row["images_per_s"] = 1e3 * images_at_once / row["step_ms"]["median"]
@@ -198,9 +197,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     report = {"machine": machine(), **measure(values.side, values.rounds)}
     show(report)
-    if values.out:
-        Path(values.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(values.out).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(values.out, report)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ it, which is what soft logits need: what is above that is the method's own loss.
 """
 
 import importlib
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,7 +26,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write_report
 from benchmarks.timing import time_in_turn, to_reference
 from common import huge_pages, parallel
 from distill import experiment, models, train
@@ -139,9 +137,7 @@ def main(argv: list[str]) -> None:
     report = {"machine": machine(), "size": size, "batch_size": _BATCH.value or (64 if _QUICK.value else 128)}
     report["forms"] = measure(_QUICK.value, report["batch_size"])
     show(report)
-    if _OUT.value:
-        Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_OUT.value).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(_OUT.value, report)
 
 
 if __name__ == "__main__":

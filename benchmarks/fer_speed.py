@@ -12,11 +12,9 @@ is also timed alone, compiled, on features of the same shape.
 """
 
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +24,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write_report
 from benchmarks.timing import time_in_turn, to_reference
 from common import huge_pages
 from fer import experiment, grouping, matching, train
@@ -145,9 +143,7 @@ def main(argv: list[str]) -> None:
         report["settings"][name] = measure(fields, people, frames, _REPEATS.value)
         print(f"{name} is measured.", flush=True)
     show(report)
-    if _OUT.value:
-        Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_OUT.value).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(_OUT.value, report)
 
 
 if __name__ == "__main__":

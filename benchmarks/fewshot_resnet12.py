@@ -7,9 +7,7 @@ arguments and results, as the compiler plans it. Sizes other than the small defa
 --image_sizes, --filters (64 in the literature, 84 px). The flags --out and --repeats are those of fewshot_speed.
 """
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import fewshot_speed
+from benchmarks.machine import machine, write_report
+from benchmarks.timing import summarised, time_in_turn
 from common import huge_pages
 from fewshot import adaptation
 from fewshot.convolution import CONVOLUTIONS, choose, over_tasks
@@ -77,13 +77,12 @@ def measure(size: int, repeats: int) -> dict[str, Any]:
     params, tasks = make_problem(network, size)
     runs, rows = {}, {}
     for name, remat in (("kept", False), ("recomputed", True)):
-        run, rows[name] = prepare(network, plan.task_loop, remat, params, tasks)
-        runs[name] = (run, repeats)
-    kept, recomputed = (jax.tree.leaves(run()[2:]) for run, _ in runs.values())
+        runs[name], rows[name] = prepare(network, plan.task_loop, remat, params, tasks)
+    kept, recomputed = (jax.tree.leaves(run()[2:]) for run in runs.values())
     difference = max(
         float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a))) for a, b in zip(kept, recomputed, strict=True)
     )
-    for name, row in fewshot_speed.time_in_turn(runs).items():
+    for name, row in summarised(time_in_turn(runs, repeats)).items():
         rows[name].update(row)
     ratio = fewshot_speed.ratios(rows["recomputed"], rows["kept"])
     ratio["temporaries"] = rows["recomputed"]["temporaries_mib"] / rows["kept"]["temporaries_mib"]
@@ -96,7 +95,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--image_sizes takes whole numbers from 8 on, such as 28,42.")
     jax.config.update("jax_enable_compilation_cache", False)
     settings = {flag.name: flag.value for flag in (_FILTERS, _SHOTS, _TASKS, _INNER_STEPS)}
-    report: dict[str, Any] = {"machine": fewshot_speed.machine(), "settings": settings, "sizes": {}}
+    report: dict[str, Any] = {"machine": machine(), "settings": settings, "sizes": {}}
     table = Table(title=f"ResNet-12, second order, {settings}")
     for column in ("px", "inner steps", "compile s", "step ms (median / min)", "temporaries MiB"):
         table.add_column(column, justify="right")
@@ -108,9 +107,7 @@ def main(argv: list[str]) -> None:
         ratio = result["ratio"]
         table.add_row(size, "ratio", "", f"{ratio['median']:.2f} / {ratio['min']:.2f}", f"{ratio['temporaries']:.2f}")
     Console(width=120).print(table)
-    if flags.FLAGS.out:
-        Path(flags.FLAGS.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(flags.FLAGS.out).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(flags.FLAGS.out, report)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,12 @@ cores and with one thread, and ratios are taken to the faster of the two: its th
 other, so with all cores it can become many times slower on a machine that is not idle, and so does its CPU time.
 """
 
-import json
 import os
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +28,8 @@ from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write_report
+from benchmarks.timing import summarised, time_in_turn
 from common import huge_pages
 from fewshot import adaptation, cxgrad
 from fewshot.convolution import CONVOLUTIONS, Plan, choose, over_tasks
@@ -61,7 +59,7 @@ class Form(NamedTuple):
 
 SIZES = {"a": Size(28, 1, 32), "b": Size(84, 3, 48)}
 
-_OUT = flags.DEFINE_string("out", None, "JSON file to write.")
+_OUT = flags.DEFINE_string("out", "", "JSON file to write.")
 _SIZES = flags.DEFINE_list("sizes", ["a", "b"], "a: 28 px, 1 channel, 32 filters; b: 84 px, 3 channels, 48 filters.")
 _FORMS = flags.DEFINE_list("forms", [], "Only these, spaces as _ and without commas: maml,tapl; 'torch': PyTorch.")
 _REPEATS = flags.DEFINE_integer("repeats", None, "Timed steps of each form; default 10, with --quick 3.", lower_bound=1)
@@ -225,37 +223,20 @@ def difference_from_torch(form: Form, filters: int, params: dict, tasks: adaptat
     return worst
 
 
-def time_in_turn(runs: dict[str, tuple[Callable[[], Any], int]]) -> dict[str, dict[str, Any]]:
-    """Wall and CPU milliseconds of each run's steps, one step of each in turn; a first step of each is not counted."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    for round_number in range(1 + max(rounds for _, rounds in runs.values())):
-        for name, (run, rounds) in runs.items():
-            if round_number > rounds:
-                continue
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            if round_number:
-                times[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
-    rows = {}
-    for name, pairs in times.items():
-        wall, cpu = zip(*pairs, strict=True)
-        rows[name] = {"step_ms": {"median": statistics.median(wall), "min": min(wall)}, "cpu_ms": min(cpu)}
-    return rows
-
-
 def measure(size: Size, repeats: int, quick: bool, only: Sequence[str]) -> dict[str, Any]:
     """Everything about one size: rows by form, ratios to the forms that are among them, and the difference from PyTorch
     (None without PyTorch)."""
     params, tasks = make_problem(size)
-    runs, rows, difference = {}, {}, None
+    runs, rounds, rows, difference = {}, {}, {}, None
     chosen, torch_too = wanted(size, quick, only)
     for name, form in chosen.items():
-        run, rows[name] = prepare(form, size.filters, params, tasks)
-        runs[name] = (run, min(repeats, form.rounds or repeats))
+        runs[name], rows[name] = prepare(form, size.filters, params, tasks)
+        rounds[name] = min(repeats, form.rounds or repeats)
     if torch_too and find_spec("torch") is not None:
         difference = difference_from_torch(forms(size, True)["maml, short run"], size.filters, params, tasks)
-        runs |= {name: (run, repeats) for name, run in torch_runs(params, tasks).items()}
-    for name, row in time_in_turn(runs).items():
+        theirs = torch_runs(params, tasks)
+        runs, rounds = runs | theirs, rounds | dict.fromkeys(theirs, repeats)
+    for name, row in summarised(time_in_turn(runs, rounds)).items():
         rows.setdefault(name, {}).update(row)
     for name, row in rows.items():
         for key, reference in (("to_maml", "maml"), ("to_maml_on_all_images", ALL_IMAGES)):
@@ -326,9 +307,7 @@ def main(argv: list[str]) -> None:
         show(name, report["sizes"][name])
     scale = 2**20 if sys.platform == "darwin" else 2**10
     report["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
-    if _OUT.value:
-        Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_OUT.value).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(_OUT.value, report)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""What a measurement depends on besides the code."""
+"""What a measurement depends on besides the code, and where it is written."""
 
+import json
 import os
 import platform
 from importlib.metadata import version
@@ -28,3 +29,10 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def write_report(out: str, report: dict[str, Any]) -> None:
+    """A JSON file, in folders that are made where they are missing; nothing where `out` is empty."""
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(report, indent=1) + "\n")

@@ -8,12 +8,10 @@ busy machine slows them alike; ratios are medians over rounds of two times of on
 task, all cores and one thread) starts from the same weights; its first loss must be ours with a pass per task.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +21,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write_report
 from benchmarks.timing import time_in_turn, to_reference
 from common import huge_pages
 from common.augment import normalize
@@ -167,9 +165,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     report = {"machine": machine(), "forms": measure()}
     show(report["forms"])
-    if _OUT.value:
-        Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_OUT.value).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(_OUT.value, report)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import json
 import resource
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write_report
 from common import huge_pages, writers
 from pruning import complexity, search
 from pruning.candidates import FORMS, Evaluator
@@ -112,8 +111,7 @@ def main(argv: list[str]) -> None:
     if _SEARCH.value:
         result["search"] = whole_search(graph, variables, images, labels)
         print(json.dumps(result["search"]))
-    if _OUT.value:
-        Path(_OUT.value).write_text(json.dumps(result, indent=2) + "\n")
+    write_report(_OUT.value, result)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ before anything is timed. What augmentation costs is the difference of two whole
 flip, crop and policy of the same batch image by image, as the official code does in its data loaders.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +29,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import machine
+from benchmarks.machine import machine, write_report
 from benchmarks.pillow_augmentation import augment_image
 from benchmarks.timing import time_in_turn, to_reference
 from common import huge_pages
@@ -263,9 +261,7 @@ def main(argv: list[str]) -> None:
     report["forms"] = measure(SIZES[size], data, FORMS if _QUICK.value else FORMS | WRITTEN_OUT)
     report["architectures"] = architectures(data, _QUICK.value)
     show(report)
-    if _OUT.value:
-        Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
-        Path(_OUT.value).write_text(json.dumps(report, indent=1) + "\n")
+    write_report(_OUT.value, report)
 
 
 if __name__ == "__main__":
