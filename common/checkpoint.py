@@ -180,17 +180,17 @@ class Checkpoints:
         self.manager.close()
 
 
-def read_run(folder: Path, which: str = "last") -> tuple[int, PyTree]:
+def read_run(folder: Path, which: str = "last", absent: str = "") -> tuple[int, PyTree]:
     """(step, state tree as saved) of the "last" or the "best" checkpoint of the run in `folder`.
 
-    Raises UserError if there is none, or it is damaged.
+    Raises UserError if there is none (`absent`: what to say instead of the usual), or it is damaged.
     """
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     try:
         steps = checkpoints.best_steps(1) if which == "best" else checkpoints.steps()[-1:]
         if not steps:
             found = "No checkpoint has been evaluated yet" if which == "best" else "There is no checkpoint"
-            raise UserError(f"{found} in {folder}; train first, with the same command and --mode=train.")
+            raise UserError(absent or f"{found} in {folder}; train first, with the same command and --mode=train.")
         return steps[0], checkpoints.restore_as_saved(steps[0])
     finally:
         checkpoints.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from common import loop, parallel, workdir
-from common.checkpoint import Checkpoints
+from common.checkpoint import Checkpoints, read_run
 from common.config import check
 from common.errors import UserError
 from common.experiment import Experiment, Phase, TrainState
@@ -125,12 +125,6 @@ def evaluate(
 
 def read_state(folder: Path) -> TrainState:
     """The latest state in a phase's folder, as nested dicts of replicated arrays."""
-    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"The phase in {folder} has no checkpoint; remove its file DONE to train it again.")
-        tree = checkpoints.restore_as_saved(steps[-1])
-    finally:
-        checkpoints.close()
+    absent = f"The phase in {folder} has no checkpoint; remove its file DONE to train it again."
+    _, tree = read_run(folder, absent=absent)
     return TrainState(**{name: tree.get(name, {}) for name in ("step", "params", "opt_state", "model_state")})

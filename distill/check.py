@@ -10,6 +10,7 @@ from common import sampler
 from common.config import check, check_choice, check_positive
 from common.data.classification import check_fields
 from common.errors import UserError, did_you_mean
+from distill import svd
 from distill.train import MERGE_RULES
 
 STAGES = ("joint", "two_stage")
@@ -61,3 +62,10 @@ def check_options(config: ConfigDict, make: Callable[..., Any]) -> None:
         raise UserError(
             f"config.options.{name} is missing: method {config.method!r} needs it; start from the method's own config."
         )
+
+
+def check_decomposition(given: ConfigDict) -> None:
+    """Raise UserError for a way of decomposing maps that does not exist; `given`: a method's arguments as "options"."""
+    check_choice(given, "options.svd_gradient", svd.GRADIENTS)
+    check_choice(given, "options.svd_backend", svd.BACKENDS)
+    check_choice(given, "options.teacher_svd", svd.LEADING)

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from common.config import check, check_choice, check_positive
+from common.data.classification import check_moments
 from common.models.alexnet import SMALLEST_SIDE
 from fer import grouping, matching, models, sampling, train
 
@@ -28,9 +29,7 @@ def check_config(config: ConfigDict) -> None:
     check(config, "num_classes", config.num_classes in (7, 8), "must be 7 or 8")
     check(config, "header_rate_factor", config.header_rate_factor >= 0, "must not be negative")
     check(config, "penalty", config.penalty >= 0, "must not be negative")
-    for field in ("mean", "std"):
-        fits = len(getattr(config, field)) in (0, 3)
-        check(config, field, fits, "must be empty (measured) or have 3 numbers, one per channel")
+    check_moments(config, 3)
     check(config, "std", not config.std or min(config.std) > 0, "must be numbers above 0")
 
 

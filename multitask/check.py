@@ -5,6 +5,7 @@ import math
 from ml_collections import ConfigDict
 
 from common.config import check, check_choice, check_positive
+from common.data.classification import check_moments
 from common.models.resnet import STEMS
 from multitask import metric_regularizer, task_weighting, tasks, temporal_ensemble
 from multitask.models import NAMES, make_encoder
@@ -24,9 +25,7 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "bn_mode", ("joint", "split"))
     check_choice(config, "transfer.source", ("teacher", "online"))
     check(config, "channels", config.channels == 3, "must be 3: the encoders take colour images")
-    for field in ("mean", "std"):
-        fits = len(getattr(config, field)) in (0, 3)
-        check(config, field, fits, "must be empty (measured) or have 3 numbers, one per channel")
+    check_moments(config, 3)
     padding = config.augment.padding
     check(config, "augment.padding", 0 <= padding < config.image_size, "must be at least 0 and below the image's side")
     stride = make_encoder(config.encoder.name, config.encoder.stem, config.encoder.width).strides[-1]

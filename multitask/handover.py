@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from common import rng
-from common.data import classification
+from common.data import Dataset, classification
 from common.experiment import TrainState
 from multitask.models import Encoder, make_encoder
 
@@ -24,13 +24,13 @@ class Start(NamedTuple):
     std: tuple[float, ...]
 
 
-def start(config: ConfigDict, finished: Mapping[str, TrainState]) -> Start:
+def start(config: ConfigDict, finished: Mapping[str, TrainState], dataset: Dataset | None = None) -> Start:
     """The encoder that `transfer.source` asks for; without a pre-training phase (scratch) a fresh one.
 
-    Its images are normalised as in pre-training, from scratch too.
+    Its images are normalised as in pre-training, from scratch too. `dataset`: that of pre-training, read if not given.
     """
     encoder = make_encoder(config.encoder.name, config.encoder.stem, config.encoder.width)
-    mean, std = classification.moments(config, classification.load_dataset(config))
+    mean, std = classification.moments(config, dataset or classification.load_dataset(config))
     if PHASE not in finished:
         fresh = encoder.module().init(rng.stream(config.seed, "encoder"), jnp.zeros((1, 32, 32, 3)))
         return Start(encoder, {"params": fresh["params"], "batch_stats": fresh["batch_stats"]}, mean, std)

@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from common.config import check, check_choice, check_positive
+from common.data.classification import check_moments
 from pruning import finetune, marking, memory_bank, objective, one_shot
 from pruning.augment import DRAWS
 from pruning.candidates import FORMS
@@ -35,9 +36,7 @@ def check_config(config: ConfigDict) -> None:
     check(config, "augmentation.flip", 0 <= config.augmentation.flip <= 1, "must lie in 0..1")
     padding = 0 <= config.augmentation.crop_padding < config.image_size
     check(config, "augmentation.crop_padding", padding, f"must lie between 0 and {config.image_size - 1}")
-    for field in ("mean", "std"):
-        fits = len(getattr(config, field)) in (0, config.channels)
-        check(config, field, fits, f"must be empty (measured) or have {config.channels} numbers, one per channel")
+    check_moments(config, config.channels)
 
 
 def _check_search(config: ConfigDict) -> None:

@@ -89,9 +89,14 @@ def few_places(split: Split, share: float | int, seed: int) -> Int[np.ndarray, "
 def check_fields(config: ConfigDict) -> None:
     """Raise UserError if `held_out_share`, `mean` or `std` cannot be."""
     check(config, "held_out_share", 0 < config.held_out_share < 1, "must lie between 0 and 1")
+    check_moments(config, config.channels)
+
+
+def check_moments(config: ConfigDict, channels: int) -> None:
+    """Raise UserError if `mean` or `std` cannot be."""
     for field in ("mean", "std"):
-        fits = len(getattr(config, field)) in (0, config.channels)
-        check(config, field, fits, f"must be empty (measured) or have {config.channels} numbers, one per channel")
+        fits = len(getattr(config, field)) in (0, channels)
+        check(config, field, fits, f"must be empty (measured) or have {channels} numbers, one per channel")
 
 
 def moments(config: ConfigDict, dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -31,13 +31,7 @@ def make(
     Raises:
       UserError: an unknown name, or a number out of range.
     """
-    given = ConfigDict({"options": {**locals(), "terms": tuple(terms)}})
-    known = len(set(terms)) == len(terms) > 0 and set(terms) <= set(TERMS)
-    check(given, "options.terms", known, f"must be one or several of {', '.join(TERMS)}")
-    check_choice(given, "options.svd_backend", svd.LEADING)
-    check(given, "options.iterations", iterations >= 1, "must be at least 1")
-    check(given, "options.rank_tol", 0 <= rank_tol < 1, "must lie between 0 and 1")
-    check(given, "options.shown_images", shown_images == 0 or shown_images >= 16, "must be 0, or at least 16")
+    _check(ConfigDict({"options": {**locals(), "terms": tuple(terms)}}))
     black_box = "black_box" in terms
 
     def knowledge(teacher):
@@ -105,6 +99,16 @@ def make(
         merged=True,
         figures=draw if shown_images else None,
     )
+
+
+def _check(given: ConfigDict) -> None:
+    own = given.options
+    known = len(set(own.terms)) == len(own.terms) > 0 and set(own.terms) <= set(TERMS)
+    check(given, "options.terms", known, f"must be one or several of {', '.join(TERMS)}")
+    check_choice(given, "options.svd_backend", svd.LEADING)
+    check(given, "options.iterations", own.iterations >= 1, "must be at least 1")
+    check(given, "options.rank_tol", 0 <= own.rank_tol < 1, "must lie between 0 and 1")
+    check(given, "options.shown_images", own.shown_images == 0 or own.shown_images >= 16, "must be 0, or at least 16")
 
 
 def _modules(modules: Variables) -> list[iep.Module]:

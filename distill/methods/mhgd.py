@@ -5,8 +5,9 @@ from itertools import pairwise
 import jax
 from ml_collections import ConfigDict
 
-from common.config import check, check_choice
+from common.config import check
 from distill import channels, graph, kd_svd, svd
+from distill.check import check_decomposition
 from distill.method import Method, Variables
 from distill.pairing import check_number_of_points
 
@@ -31,9 +32,7 @@ def make(
       UserError: an unknown name, or no head.
     """
     given = ConfigDict({"options": locals()})
-    check_choice(given, "options.svd_gradient", svd.GRADIENTS)
-    check_choice(given, "options.svd_backend", svd.BACKENDS)
-    check_choice(given, "options.teacher_svd", svd.LEADING)
+    check_decomposition(given)
     check(given, "options.heads", heads >= 2, "must be at least 2, since about half of the heads are dropped")
 
     def knowledge(teacher):

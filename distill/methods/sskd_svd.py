@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from common.config import check, check_choice
 from common.errors import UserError
 from distill import channels, kd_svd, svd
+from distill.check import check_decomposition
 from distill.method import Method
 from distill.pairing import check_number_of_points
 
@@ -36,9 +37,7 @@ def make(
     """
     given = ConfigDict({"options": locals()})
     check_choice(given, "options.form", FORMS)
-    check_choice(given, "options.svd_gradient", svd.GRADIENTS)
-    check_choice(given, "options.svd_backend", svd.BACKENDS)
-    check_choice(given, "options.teacher_svd", svd.LEADING)
+    check_decomposition(given)
     check(given, "options.vectors", vectors >= 1, "must be at least 1")
     check(given, "options.vectors", form == "eccv" or vectors == 1, "must be 1 where options.form is 'toolbox'")
     student_options = (svd_gradient, svd_backend, published_near_square)

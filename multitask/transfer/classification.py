@@ -71,7 +71,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
     train, test = dataset.splits["train"], dataset.splits["test"]
     enough = own.batch_size <= len(train.labels)
     check_field(config, "classification.batch_size", enough, f"must be at most {len(train.labels)}, the images")
-    start = handover.start(config, finished)
+    start = handover.start(config, finished, dataset)
     recipe = finetuning.Recipe(
         encoder=start.encoder,
         num_classes=dataset.num_classes,
