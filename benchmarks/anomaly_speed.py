@@ -202,6 +202,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     huge_pages.restart()
+    flags.DEFINE_string("out", "", "JSON file to write.")
     flags.DEFINE_integer("side", 128, "Of the images in pixels, a multiple of 32.", lower_bound=64)
     flags.DEFINE_integer("rounds", 5, "Timed calls of each form.", lower_bound=1)
     app.run(main)
