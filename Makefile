@@ -17,10 +17,10 @@ demo: install
 	$(RUN) fewshot.main --config=$(CONFIG)
 
 test: install
-	$(RUN) pytest -n 2 --durations=40
+	$(RUN) pytest -n 2 --dist worksteal --durations=60
 
 slow: install
-	$(RUN) pytest -n 2 -m slow --durations=60
+	$(RUN) pytest -n 2 --dist worksteal -m slow --durations=100
 
 data: install  # the builders of data sets under TensorFlow's own test case
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[data]'

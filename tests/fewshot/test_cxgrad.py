@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fewshot import cxgrad, maml, models
-from fewshot.convolution import CONVOLUTIONS
 from tests.fewshot import official, trajectory
 
 SMALL = "cxgrad_small_scale"  # γ of about 0.05, where the context is active
@@ -68,11 +67,10 @@ def test_first_order_gradient_equals_official_float32(name, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", trajectory.VARIANTS)
-@pytest.mark.parametrize("conv", CONVOLUTIONS)
-def test_every_way_to_run_it_equals_official_float64(conv, variant):
+@pytest.mark.parametrize("way", trajectory.WAYS)
+def test_every_way_to_run_it_equals_official_float64(way):
     for name in GOLDENS:
-        pairs = all_comparisons(name, np.float64, conv=conv, **trajectory.VARIANTS[variant])
+        pairs = all_comparisons(name, np.float64, **trajectory.WAYS[way])
         trajectory.assert_close(pairs, 1e-9, 1e-9, dict.fromkeys(TINY, 1e-6) if name != SMALL else {})
 
 

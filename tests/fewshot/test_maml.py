@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fewshot import maml
-from fewshot.convolution import CONVOLUTIONS
 from tests.fewshot import official, trajectory
 
 GOLDEN = "maml_trajectory"
@@ -35,12 +34,10 @@ def test_first_order_gradient_equals_official_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", trajectory.VARIANTS)
-@pytest.mark.parametrize("conv", CONVOLUTIONS)
-def test_every_way_to_run_it_equals_official_float64(conv, variant):
-    options = {"conv": conv, **trajectory.VARIANTS[variant]}
-    pairs = trajectory.comparisons(GOLDEN, np.float64, **options)
-    pairs |= trajectory.first_order_comparisons(GOLDEN, np.float64, **options)
+@pytest.mark.parametrize("way", trajectory.WAYS)
+def test_every_way_to_run_it_equals_official_float64(way):
+    pairs = trajectory.comparisons(GOLDEN, np.float64, **trajectory.WAYS[way])
+    pairs |= trajectory.first_order_comparisons(GOLDEN, np.float64, **trajectory.WAYS[way])
     trajectory.assert_close(pairs, 1e-9, 1e-9)
 
 

@@ -20,7 +20,12 @@ from fewshot.convolution import CONVOLUTIONS
 from fewshot.models import Conv4
 from tests.fewshot import official
 
-VARIANTS = {"scan": {"scan": True}, "unrolled": {"scan": False}, "remat": {"scan": True, "remat": True}}
+# Every convolution and every form of the loop once; `run`'s defaults (native, scan) are the third. That convolutions,
+# and forms of the loop, are equal among themselves is what test_convolution and test_adaptation show.
+WAYS = {
+    "three_forms-unrolled": {"conv": "three_forms", "scan": False},
+    "patches-remat": {"conv": "patches", "scan": True, "remat": True},
+}
 
 
 def build(method: str, first_order: bool, conv: str, scan: bool, remat: bool, norm_steps: int):
