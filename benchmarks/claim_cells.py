@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from common.data import fashion_mnist
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Family:
     cells: Sequence[Cell]
     compared: bool = True
     seeds: int = 0  # at least so many, whatever --seeds says
+    needs: Path | None = None  # a folder of data without which the family is left out
 
 
 _ACCURACY = ("test_ensemble_accuracy", "test_best_single_accuracy")
@@ -124,9 +128,12 @@ def _few(name: str, config: str) -> Cell:
     return replace(_distill(name, config, sample_share="0.1"), budget=_FEW_BUDGET)
 
 
-_TRANSFERS = (
+_CLASSIFICATION = (
     *(f"classification_{name}_accuracy" for name in ("probe", "knn")),
     *(f"classification_finetune_accuracy_{percent}" for percent in (10, 100)),
+)
+_TRANSFERS = (
+    *_CLASSIFICATION,
     *(f"clustering_zero_shot_{name}" for name in ("nmi", "nmi_geometric", "pairwise_f1", "recall_at_1")),
     *(f"detection_map_{rule}" for rule in ("all", "11")),
 )
@@ -272,5 +279,40 @@ FAMILIES = {
             _multitask("naive sum, gradient surgery", **_NAIVE, **{"gradient.kind": "pcgrad"}),
         ),
         compared=False,
+    ),
+}
+
+
+def _photographs(family: str, rows: Sequence[str], metrics: Sequence[str] = (), **overrides: str) -> Family:
+    """Some rows of a family on a small, fixed part of Fashion-MNIST."""
+    name = f"{family}_fashion_mnist"
+    fields = {"dataset": "fashion_mnist", "per_class.train": "100", "per_class.test": "200", **overrides}
+
+    def moved(cell: Cell) -> Cell:
+        if cell.before is None:
+            return replace(cell, overrides={**cell.overrides, **fields})
+        places = (f"{{runs}}/{cell.before[0]}/", f"{{runs}}/{name}/")
+        own = {key: value.replace(*places) for key, value in cell.overrides.items()}
+        return replace(cell, overrides={**own, **fields}, before=(name, moved(cell.before[1])))
+
+    whole = FAMILIES[family]
+    setting = "Fashion-MNIST (photographs), 10 classes, 100 images of each to learn from, 200 to test"
+    cells = [replace(moved(cell), metrics=metrics or cell.metrics) for cell in whole.cells if cell.name in rows]
+    return replace(whole, setting=setting, cells=cells, needs=fashion_mnist.DEBIAN_FOLDER)
+
+
+FAMILIES |= {
+    "vit_small_fashion_mnist": _photographs("vit_small", ("ViT", "ViT, SPT", "ViT, LSA", "ViT, SPT and LSA")),
+    "distill_fashion_mnist": _photographs(
+        "distill", ("Student alone", "Teacher", "Soft logits", "AT", "KD-SVD", "MHGD", "IEP, black box")
+    ),
+    "pruning_fashion_mnist": _photographs(
+        "pruning", ("EKG", "L1, one share for all layers", "Random filters, one share for all layers")
+    ),
+    "multitask_fashion_mnist": _photographs(
+        "multitask",
+        ("scratch", "rotation alone", "naive sum", "regulariser and TTE", "labels (supervised)"),
+        metrics=_CLASSIFICATION,
+        transfers="('classification',)",
     ),
 }

@@ -5,7 +5,7 @@ import math
 from ml_collections import ConfigDict
 
 from common.config import check, check_choice, check_positive
-from common.data.classification import check_moments
+from common.data.classification import check_moments, check_per_class
 from common.models.resnet import STEMS
 from multitask import metric_regularizer, task_weighting, tasks, temporal_ensemble
 from multitask.models import NAMES, make_encoder
@@ -25,6 +25,7 @@ def check_config(config: ConfigDict) -> None:
     check_choice(config, "bn_mode", ("joint", "split"))
     check_choice(config, "transfer.source", ("teacher", "online"))
     check(config, "channels", config.channels == 3, "must be 3: the encoders take colour images")
+    check_per_class(config)
     check_moments(config, 3)
     padding = config.augment.padding
     check(config, "augment.padding", 0 <= padding < config.image_size, "must be at least 0 and below the image's side")

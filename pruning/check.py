@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from common.config import check, check_choice, check_positive
-from common.data.classification import check_moments
+from common.data.classification import check_moments, check_per_class
 from pruning import finetune, marking, memory_bank, objective, one_shot
 from pruning.augment import DRAWS
 from pruning.candidates import FORMS
@@ -36,6 +36,7 @@ def check_config(config: ConfigDict) -> None:
     check(config, "augmentation.flip", 0 <= config.augmentation.flip <= 1, "must lie in 0..1")
     padding = 0 <= config.augmentation.crop_padding < config.image_size
     check(config, "augmentation.crop_padding", padding, f"must lie between 0 and {config.image_size - 1}")
+    check_per_class(config)
     check_moments(config, config.channels)
 
 

@@ -1,6 +1,6 @@
 """What classifiers train on and are tested on, from the fields that their configs share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from common.config import check
-from common.data.dataset import Dataset, Split
+from common.data.dataset import Dataset, Split, make_dataset
 from common.data.registry import load
 
 
@@ -31,8 +31,8 @@ class Parts(NamedTuple):
 
 
 def load_dataset(config: ConfigDict) -> Dataset:
-    """The data set that the fields dataset, dataset_path, glyphs, image_size and channels ask for."""
-    return load(
+    """The data set that the fields dataset, dataset_path, glyphs, image_size, channels and per_class ask for."""
+    dataset = load(
         config.dataset,
         task="classification",
         image_size=config.image_size,
@@ -40,6 +40,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
         path=config.dataset_path or None,
         options=config.glyphs.to_dict() if config.dataset == "glyphs" else {},
     )
+    return at_most(dataset, config.per_class.to_dict())
 
 
 def divide(dataset: Dataset, selection: str, held_out_share: float) -> Parts:
@@ -66,6 +67,18 @@ def divide(dataset: Dataset, selection: str, held_out_share: float) -> Parts:
     return Parts(train, images, labels, range(len(chosen.labels)), range(len(chosen.labels), len(labels)))
 
 
+def at_most(dataset: Dataset, per_class: Mapping[str, int]) -> Dataset:
+    """Splits cut down to some images of each class, drawn once and for all, mean and std measured anew; 0: all."""
+    if not any(per_class.values()):
+        return dataset
+
+    def cut(split: Split, most: int) -> Split:
+        return take(split, _places(split, lambda size: min(most, size), seed=0)) if most else split
+
+    splits = {name: cut(split, per_class.get(name, 0)) for name, split in dataset.splits.items()}
+    return make_dataset(dataset.name, splits, licence=dataset.licence, source=dataset.source)
+
+
 def take(split: Split, places: Int[np.ndarray, " m"]) -> Split:
     """The images of these places."""
     return Split(split.images[places], split.labels[places], split.class_names)
@@ -78,18 +91,30 @@ def few_samples(split: Split, share: float | int, seed: int) -> Split:
 
 def few_places(split: Split, share: float | int, seed: int) -> Int[np.ndarray, " m"]:
     """Places, rising, of `share` of each class's images, rounded, at least one; which ones is fixed by `seed`."""
+    return _places(split, lambda size: max(1, round(share * size)), seed)
+
+
+def _places(split: Split, number: Callable[[int], int], seed: int) -> Int[np.ndarray, " m"]:
+    """Places, rising, of `number(how many there are)` images of each class; which ones is fixed by `seed`."""
     random = np.random.default_rng([seed, 0])
     kept = []
     for label in range(split.num_classes):
         places = np.flatnonzero(split.labels == label)
-        kept.append(random.permutation(places)[: max(1, round(share * len(places)))])
+        kept.append(random.permutation(places)[: number(len(places))])
     return np.sort(np.concatenate(kept))
 
 
 def check_fields(config: ConfigDict) -> None:
-    """Raise UserError if `held_out_share`, `mean` or `std` cannot be."""
+    """Raise UserError if `held_out_share`, `per_class`, `mean` or `std` cannot be."""
     check(config, "held_out_share", 0 < config.held_out_share < 1, "must lie between 0 and 1")
+    check_per_class(config)
     check_moments(config, config.channels)
+
+
+def check_per_class(config: ConfigDict) -> None:
+    """Raise UserError if `per_class` cannot be."""
+    for split, number in config.per_class.items():
+        check(config, f"per_class.{split}", number >= 0, "must be 0 (all images) or a number of images")
 
 
 def check_moments(config: ConfigDict, channels: int) -> None:

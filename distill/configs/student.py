@@ -114,6 +114,7 @@ def base() -> ConfigDict:
     config.glyphs = ConfigDict(  # read by dataset "glyphs" only
         {"difficulty": "medium", "num_classes": 72, "train_per_class": 30, "test_per_class": 30}
     )
+    config.per_class = ConfigDict({"train": 0, "test": 0})  # at most so many images of each class; 0: all
     config.image_size = 32
     config.channels = 3
     config.mean = ()  # of normalisation, per channel in [0, 1]; (): measured on the training images

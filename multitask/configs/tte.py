@@ -258,6 +258,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.glyphs = ConfigDict(  # read by dataset "glyphs" only
         {"difficulty": "medium", "num_classes": 64, "train_per_class": 60, "test_per_class": 20}
     )
+    config.per_class = ConfigDict({"train": 0, "test": 0})  # at most so many images of each class; 0: all
     config.image_size = 32
     config.channels = 3
     config.mean = ()  # of normalisation, per channel in [0, 1]; (): measured on the training images

@@ -54,3 +54,16 @@ def test_few_samples_are_balanced_and_fixed_by_the_seed():
     assert values(some.images) != values(classification.few_samples(whole, 0.25, seed=2).images)
     assert np.bincount(classification.few_samples(whole, 0.01, seed=1).labels).tolist() == [1, 1, 1, 1]
     assert classification.few_samples(whole, 1.0, seed=1) is whole
+
+
+def test_at_most_so_many_images_of_each_class():
+    whole = dataset(train=split(40, 0), test=split(8, 100), validation=split(12, 200))
+    assert classification.at_most(whole, {"train": 0, "test": 0}) is whole
+    some = classification.at_most(whole, {"train": 3, "test": 5})
+    assert np.bincount(some.splits["train"].labels).tolist() == [3, 3, 3, 3]
+    np.testing.assert_array_equal(some.splits["train"].labels, some.splits["train"].images.ravel() % 4)
+    assert values(some.splits["test"].images) == list(range(100, 108))
+    assert values(some.splits["validation"].images) == list(range(200, 212))
+    assert some.mean == pytest.approx((some.splits["train"].images.mean() / 255,))
+    again = classification.at_most(whole, {"train": 3, "test": 5})
+    np.testing.assert_array_equal(some.splits["train"].images, again.splits["train"].images)
