@@ -66,7 +66,7 @@ def why_undefined(labels: Int[np.ndarray, " n"], masks: Bool[np.ndarray, "n H W"
 def _reasons(labels: Int[np.ndarray, " n"], masks: Bool[np.ndarray, "n H W"] | None) -> tuple[str, str]:
     """Why there are no metrics of images, and none of pixels; "" where there are."""
     if not len(labels):
-        return ("there are no test images",) * 2
+        return "there are no test images", "there are no test images"
     image = "no test image is defective" if not np.any(labels) else "no test image is good" if np.all(labels) else ""
     if masks is None:
         return image, "there are no masks"
