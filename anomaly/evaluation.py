@@ -34,16 +34,14 @@ def detection_metrics(
 
     `with_reference`: also the official code's own PRO, to compare with its numbers (never with `aupro`).
     """
-    found = {}
-    images = metrics.rank_images(scores, labels)
-    if metrics.is_defined(images):
+    found, (image_reason, pixel_reason) = {}, _reasons(labels, masks)
+    if not image_reason:
+        images = metrics.rank_images(scores, labels)
         found["image_auroc"] = metrics.auroc(images)
         found["image_ap"] = metrics.average_precision(images)
         found["image_f1_max"] = metrics.f1_max(images)[0]
-    if masks is None:
-        return found
-    pixels = metrics.rank_pixels(maps, masks)
-    if metrics.is_defined(pixels):
+    if not pixel_reason and masks is not None:
+        pixels = metrics.rank_pixels(maps, masks)
         found["pixel_auroc"] = metrics.auroc(pixels)
         found["pixel_ap"] = metrics.average_precision(pixels)
         found["pixel_f1_max"] = metrics.f1_max(pixels)[0]
@@ -51,6 +49,28 @@ def detection_metrics(
         if with_reference:
             found["pro_reference"] = metrics.pro_reference(pixels)
     return found
+
+
+def why_undefined(labels: Int[np.ndarray, " n"], masks: Bool[np.ndarray, "n H W"] | None, with_reference: bool) -> str:
+    """Which metrics `detection_metrics` leaves out for such test images, and why; "" for none."""
+    names = METRICS if with_reference else METRICS[:-1]
+    groups = [name for name in names if name.startswith("image")], [name for name in names if "image" not in name]
+    parts = [
+        f"{', '.join(group[:-1])} and {group[-1]} are undefined and left out ({reason})"
+        for group, reason in zip(groups, _reasons(labels, masks), strict=True)
+        if reason
+    ]
+    return "; ".join(parts)
+
+
+def _reasons(labels: Int[np.ndarray, " n"], masks: Bool[np.ndarray, "n H W"] | None) -> tuple[str, str]:
+    """Why there are no metrics of images, and none of pixels; "" where there are."""
+    if not len(labels):
+        return "there are no test images", "there are no test images"
+    image = "no test image is defective" if not np.any(labels) else "no test image is good" if np.all(labels) else ""
+    if masks is None:
+        return image, "there are no masks"
+    return image, "no mask marks a defect" if not np.any(masks) else "the masks mark every pixel" * bool(np.all(masks))
 
 
 class Calibration(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from ml_collections import ConfigDict
 
-from anomaly import augment, bank_building, report, setup, train
-from anomaly.evaluation import detection_metrics
+from anomaly import augment, bank_building, report, setup, summary, throughput, train
+from anomaly.evaluation import detection_metrics, why_undefined
 from common import parallel, rng
 from common.config import check
 from common.data import anomaly as datasets
@@ -26,18 +27,29 @@ CATEGORIES = {"mvtec_ad": mvtec.CATEGORIES, "textures": textures.CATEGORIES}
 
 
 def phases(config: ConfigDict) -> list[Phase]:
-    """One phase without a name; with category "all" one for each category of the data set, and a table of them."""
+    """One phase without a name; or one for each category of the data set (category "all"), for each pair of
+    config.grid, or for both, and a table of them."""
     setup.check_config(config)
-    if config.category != "all":
+    over_categories, in_grid = config.category == "all", any(config.grid.values())
+    if over_categories:
+        known = config.dataset in CATEGORIES
+        check(config, "category", known, f"must be one category, since {config.dataset!r} has no list")
+    if not (over_categories or in_grid):
         return [Phase("", build, _schedule(config))]
-    check(
-        config, "category", config.dataset in CATEGORIES, f"must be one category, since {config.dataset!r} has no list"
-    )
-    found = []
-    for category in CATEGORIES[config.dataset]:
+    pairs = summary.grid(config)
+    if in_grid:
+        largest = config.copy_and_resolve_references()
+        largest.gamma_c, largest.gamma_d = map(max, zip(*pairs, strict=True))
+        setup.make_recipe(largest, setup.make_backbone(largest), cached=False)  # says now what would fail at the end
+    found, write_table = [], summary.write_compressions if in_grid else summary.write_categories
+    for category in CATEGORIES[config.dataset] if over_categories else [config.category]:
         own = config.copy_and_resolve_references()
         own.category = category
-        found.append(Phase(category, functools.partial(build, in_table=True), {"category": category} | _schedule(own)))
+        schedule = _schedule(own)
+        for gamma_c, gamma_d in pairs:
+            name = "-".join([category] * over_categories + [f"gamma_c{gamma_c}-gamma_d{gamma_d}"] * in_grid)
+            fields = {"category": category, "gamma_c": gamma_c, "gamma_d": gamma_d} | schedule
+            found.append(Phase(name, functools.partial(build, write_table=write_table), fields, reported=True))
     return found
 
 
@@ -62,12 +74,17 @@ def _schedule(config: ConfigDict) -> dict[str, Any]:
     return {"num_steps": steps(config.num_epochs), "eval_every_steps": every, "save_every_steps": every}
 
 
-def build(config: ConfigDict, finished: Mapping[str, TrainState], in_table: bool = False) -> Experiment:
+def build(
+    config: ConfigDict, finished: Mapping[str, TrainState], write_table: report.WriteTable | None = None
+) -> Experiment:
     """The experiment of a config of this folder; raises UserError on what cannot work."""
     del finished
     setup.check_config(config)
     dataset = setup.load_data(config)
     print(dataset.summary())
+    missing = why_undefined(dataset.labels, dataset.masks, config.official_pro)
+    if missing and parallel.is_main():
+        print(f"Warning: of {dataset.name}, {missing}.", file=sys.stderr)
     if config.rotate_and_crop:
         dataset = turn_test_images(dataset, config)
     backbone = setup.make_backbone(config)
@@ -92,8 +109,9 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState], in_table: bool
 
     def finish(state, data, folder: Path) -> dict[str, float]:
         init = functools.partial(train.init, recipe)
-        scorers = report.Scorers(test, good, functools.partial(_untrained, init, config))
-        return report.finish(state, data, folder, dataset, scorers, config, in_table)
+        rates = functools.partial(throughput.measure, recipe, batch_sizes=config.throughput_batch_sizes)
+        scorers = report.Scorers(test, good, functools.partial(_untrained, init, config), rates)
+        return report.finish(state, data, folder, dataset, scorers, config, write_table)
 
     return Experiment(
         data=_arrays(recipe, variables, dataset, config),

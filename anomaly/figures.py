@@ -1,6 +1,8 @@
 """Pictures of what a run finds: heat maps over images, examples beside their masks, histogram of scores."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -91,4 +93,26 @@ def histogram(
     axes.set_ylabel("test images")
     axes.set_title(f"Threshold: {calibration.fitted_to}")
     axes.legend(frameon=False)
+    plots.save(figure, path)
+
+
+def compressions(names: Sequence[str], body: Sequence[Sequence[Any]], path: Path) -> None:
+    """AUROC of images and of pixels over the size of the bank; points of one gamma_d are joined.
+
+    `body`: rows of gamma_c, gamma_d and a value ("" for none) for each of `names`.
+    """
+    rows = [dict(zip(("gamma_c", "gamma_d", *names), row, strict=True)) for row in body]
+    figure, axes = plots.figure()
+    styles = {"image_auroc": "o-", "pixel_auroc": "s--"}
+    for index, gamma_d in enumerate(sorted({row["gamma_d"] for row in rows})):
+        for name, style in styles.items():
+            points = [(row["bank_mib"], 100 * row[name]) for row in rows if row["gamma_d"] == gamma_d and name in row]
+            if points:
+                label = f"{name.split('_')[0]}s, $\\gamma_d$ = {gamma_d}"
+                axes.plot(*zip(*points, strict=True), style, label=label, color=plots.PALETTE[index % 7])
+    axes.set_xscale("log")
+    axes.set_xlabel("memory bank in MiB")
+    axes.set_ylabel("AUROC in %")
+    if axes.lines:
+        axes.legend(frameon=False)
     plots.save(figure, path)

@@ -35,15 +35,15 @@ def load_model(workdir: Path) -> Model:
       UserError: no run of CFA, one that has not ended, or damaged files.
     """
     file = workdir / "config.json"
+    inside = sorted(path.parent.name for path in workdir.glob("*/config.json")) if workdir.is_dir() else []
     if not file.is_file():
-        inside = sorted(path.parent.name for path in workdir.glob("*/config.json")) if workdir.is_dir() else []
         hint = f"; it holds runs of {', '.join(inside)}: choose one" if inside else ""
         raise UserError(f"--workdir={workdir} holds no run (there is no {file.name}){hint}.")
     config = configs.from_json(file.read_text())
     if "gamma_c" not in config or "crop" not in config:
         raise UserError(f"--workdir={workdir} is a run of {config.get('name', 'something else')!r}, not of CFA.")
-    if config.category == "all":
-        raise UserError(f"--workdir={workdir} is a run over categories: choose one, such as {workdir}/<category>.")
+    if inside:
+        raise UserError(f"--workdir={workdir} is a run of several: choose one, such as {workdir / inside[0]}.")
     calibration = read_calibration(workdir)
     state = phases.read_state(workdir)
     recipe = setup.make_recipe(config, setup.make_backbone(config), cached=False)

@@ -1,31 +1,29 @@
 """What a finished run leaves: the last epoch's numbers with the best and the untrained ones beside them, thresholds,
-figures, and the table over categories."""
+figures, images per second, and the table over its phases."""
 
-import csv
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from anomaly import figures
+from anomaly import figures, summary, throughput
 from anomaly.evaluation import METRICS, Calibration, calibrate, detection_metrics, write_calibration
 from common import parallel, plots, writers
 from common.data.anomaly import AnomalyData
-from common.data.anomaly.mvtec import TEXTURES
 from common.experiment import TrainState
 
-_SHOWN = ("image_auroc", "pixel_auroc", "aupro", "pixel_f1_max", "best_on_test_image_auroc", "best_on_test_pixel_auroc")
+WriteTable = Callable[[Path, summary.Rows], Path]
 
 
 class Scorers(NamedTuple):
-    """(state, data) -> scores of all test images, of all training images; state -> the untrained state."""
+    """(state, data) -> scores of all test images, of all training images, the untrained state; state -> images/s."""
 
     test: Callable[[TrainState, Any], Any]
     good: Callable[[TrainState, Any], Any]
     untrained: Callable[[TrainState, Any], TrainState]
+    throughput: Callable[[TrainState], dict[str, Any]]
 
 
 def finish(
@@ -35,9 +33,9 @@ def finish(
     dataset: AnomalyData,
     scorers: Scorers,
     config: ConfigDict,
-    in_table: bool,
+    write_table: WriteTable | None,
 ) -> dict[str, float]:
-    """Numbers, calibration.json and figures of a run; one more row in the table of categories if there is one.
+    """Numbers, calibration.json, throughput.json and figures of a run; the table over the phases if there is one.
 
     `best_on_test_*` is the maximum over epochs of each metric by itself on the test set, as the official code reports
     it: optimistic by construction. `untrained_*` is the descriptor before its first step, with the same bank.
@@ -59,8 +57,13 @@ def finish(
     if parallel.is_main():
         write_calibration(folder, calibration)
         _figures(folder, dataset, maps, images, calibration)
-        if in_table:
-            write_table(folder.parent, {config.category: results})
+        if config.throughput_batch_sizes:
+            measured = scorers.throughput(state)
+            print(throughput.sentence(measured))
+            throughput.write(folder, measured)
+        if write_table is not None:
+            own = {folder.name: results | throughput.read(folder)}
+            write_table(folder.parent, summary.read_results(folder.parent) | own)
     return results
 
 
@@ -93,47 +96,3 @@ def _figures(folder: Path, dataset: AnomalyData, maps: Any, scores: Any, calibra
     if len(dataset.test):
         figures.examples(dataset, maps, scores, calibration, folder / "figures" / "examples.png")
         figures.histogram(scores, dataset.labels, calibration, folder / "figures" / "scores.png")
-
-
-def read_results(folder: Path) -> dict[str, dict[str, float]]:
-    """{category: results} of all finished categories in the folder of a run over categories."""
-    files = sorted(folder.glob("*/results.json"))
-    return {file.parent.name: json.loads(file.read_text()) for file in files if (file.parent / "DONE").exists()}
-
-
-def write_table(folder: Path, own: Mapping[str, Mapping[str, float]], alone: bool = False) -> Path:
-    """table.md and table.csv in the folder of a run over categories: `own` beside what is finished there already."""
-    rows = dict(own) if alone else {**read_results(folder), **own}
-    names, body = table(rows)
-    with (folder / "table.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([["category", *names], *body])
-    lines = ["| category | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
-    lines += ["|---" * (len(names) + 1) + "|"]
-    lines += ["| " + " | ".join([row[0], *(_percent(name, value) for name, value in zip(names, row[1:], strict=True))])
-              + " |" for row in body]  # fmt: skip
-    lines += ["", "Last epoch, in %. best on test: maximum over epochs of each metric by itself (optimistic)."]
-    (folder / "table.md").write_text("\n".join(lines) + "\n")
-    return folder / "table.md"
-
-
-def table(rows: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[Any]]]:
-    """(column names, rows that begin with a category); the last rows are unweighted means."""
-    names = [name for name in (*_SHOWN, "pro_reference", "bank_mib") if any(name in row for row in rows.values())]
-    body = [[category, *(row.get(name, "") for name in names)] for category, row in sorted(rows.items())]
-    groups: dict[str, Sequence[str]] = {"mean": list(rows)}
-    if set(rows) & set(TEXTURES):
-        groups = {
-            "mean of textures": [category for category in rows if category in TEXTURES],
-            "mean of objects": [category for category in rows if category not in TEXTURES],
-        } | groups
-    for title, members in groups.items():
-        if members:
-            means = [[rows[category][name] for category in members if name in rows[category]] for name in names]
-            body.append([title, *(float(np.mean(values)) if values else "" for values in means)])
-    return names, body
-
-
-def _percent(name: str, value: Any) -> str:
-    if value == "":
-        return "-"
-    return f"{value:.1f}" if name == "bank_mib" else f"{100 * value:.1f}"

@@ -33,6 +33,12 @@ def check_config(config: ConfigDict) -> None:
     check(config, "threshold_quantile", 0 < config.threshold_quantile <= 1, "must lie above 0 and be at most 1")
     check(config, "seed", 0 <= config.seed < 2**32, "must lie in 0..4294967295")
     check(config, "data_seed", config.data_seed >= 0, "must not be negative")
+    several = {"throughput_batch_sizes": config.throughput_batch_sizes}
+    several |= {f"grid.{name}": getattr(config.grid, name) for name in ("gamma_c", "gamma_d")}
+    for field, numbers in several.items():
+        natural = all(isinstance(number, int) and number > 0 for number in numbers)
+        check(config, field, natural, "must hold whole numbers above 0 only")
+        check(config, field, len(set(numbers)) == len(numbers), "must not hold a number twice")
     pair = len(config.crop) == 2 and all(isinstance(side, int) and side >= 16 for side in config.crop)
     check(config, "crop", pair, "must be (height, width), whole numbers of at least 16")
     if config.rotate_and_crop:  # cuts at random places of a square of this side

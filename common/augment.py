@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PRNGKeyArray, Shaped
 
 
 def image_keys(key: PRNGKeyArray, batch_size: int) -> Key[Array, " B"]:
@@ -72,8 +72,8 @@ def rotate_and_crop(
     return jnp.where(inside[..., None], taken, jnp.zeros_like(taken))
 
 
-def normalize(images: UInt8[Array, "B h w c"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B h w c"]:
-    """float32 (x / 255 - mean) / std, with `mean` and `std` per channel in units of [0, 1]."""
+def normalize(images: Num[Array, "B h w c"], mean: Sequence[float], std: Sequence[float]) -> Float[Array, "B h w c"]:
+    """float32 (x / 255 - mean) / std of pixels 0..255, with `mean` and `std` per channel in units of [0, 1]."""
     shift, scale = (jnp.asarray(values, jnp.float32)[None, None, None] for values in (mean, std))
     return (images.astype(jnp.float32) / 255.0 - shift) / scale
 

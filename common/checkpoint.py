@@ -23,6 +23,23 @@ T = TypeVar("T")
 _DAMAGE = (ValueError, OSError, KeyError, RuntimeError, TypeError)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which itself opens no folder in which the metric of any step is damaged: here such a step has none."""
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        try:
+            return self.checked_metrics(step)
+        except _DAMAGE:
+            return None
+
+    def checked_metrics(self, step: int) -> dict[str, float] | None:
+        """{"best": value}, or None for a step without; raises one of _DAMAGE."""
+        found: Any = super().metrics(step)
+        if found is not None:
+            float(found["best"])
+        return found
+
+
 class Checkpoints:
     """The checkpoints of one work directory; step = number of steps done.
 
@@ -46,7 +63,7 @@ class Checkpoints:
         )
         # Named handlers, because without them the shapes of a checkpoint are unknown until something was restored.
         handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
-        self.manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+        self.manager = _Manager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, step: int, tree: PyTree, meta: Mapping[str, Any], best: float | None = None) -> None:
         """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better."""
@@ -63,8 +80,21 @@ class Checkpoints:
         return sorted(self.manager.all_steps())
 
     def best_steps(self, count: int) -> list[int]:
-        """The `count` steps with the highest "best", best first; of equals the later first."""
-        scored = {step: metrics["best"] for step in self.steps() if (metrics := self.manager.metrics(step))}
+        """The `count` steps with the highest "best", best first; of equals the later first.
+
+        Raises UserError where that of a step is damaged.
+        """
+        scored = {}
+        for step in self.steps():
+            try:
+                metrics = self.manager.checked_metrics(step)
+            except _DAMAGE as error:
+                raise UserError(
+                    f"The file metrics in {self.folder / str(step)} cannot be read ({type(error).__name__}), so it is "
+                    "unknown which checkpoint is the best; copy a good one there, or take the last checkpoint."
+                ) from error
+            if metrics is not None:
+                scored[step] = metrics["best"]
         return [list(scored)[place] for place in select_top(list(scored.values()), count)]
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -149,6 +179,7 @@ class Checkpoints:
         return None
 
     def _meta(self, step: int) -> dict[str, Any]:
+        self.manager.checked_metrics(step)  # a checkpoint is whole, or damaged
         return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def _check_fits(self, step: int, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:

@@ -71,6 +71,7 @@ class Phase(NamedTuple):
     name: str
     build: Callable[[ConfigDict, Mapping[str, TrainState]], Experiment]
     overrides: Mapping[str, Any]
+    reported: bool = False  # a result of its own: --mode=eval goes through all of these, without any through the last
 
 
 def apply_gradients(state: TrainState, optimizer: optax.GradientTransformation, gradients: PyTree) -> TrainState:

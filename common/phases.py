@@ -104,23 +104,35 @@ class Finished(Mapping[str, TrainState]):
 def evaluate(
     phases: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str] = ()
 ) -> dict[str, float]:
-    """Evaluate the last phase's latest checkpoint; the numbers of `evaluate` and `finish` together."""
+    """Evaluate the latest checkpoint of every reported phase, or of the last one where none is.
+
+    Returns the numbers of `evaluate` and `finish` together; of several phases, each name with its phase's in front.
+    """
     workdir.check_config(folder, config, evaluation_fields)
-    finished = Finished(folder, [phase.name for phase in phases[:-1]])
-    own, place = phase_config(config, phases[-1]), folder / phases[-1].name
-    experiment = phases[-1].build(own, finished)
+    reported = [place for place, phase in enumerate(phases) if phase.reported] or [len(phases) - 1]
+    found = {}
+    for place in reversed(reported):  # the last is the first that may still be missing
+        before = f"{phases[place].name}_" if len(reported) > 1 else ""
+        found |= {before + name: value for name, value in _evaluate_one(phases, place, config, folder).items()}
+    return found
+
+
+def _evaluate_one(phases: Sequence[Phase], place: int, config: ConfigDict, run: Path) -> dict[str, float]:
+    finished = Finished(run, [phase.name for phase in phases[:place]])
+    own, folder = phase_config(config, phases[place]), run / phases[place].name
+    experiment = phases[place].build(own, finished)
     data = parallel.place_data(experiment.data)
-    checkpoints = Checkpoints(place / "checkpoints", own.keep_best, read_only=True)
+    checkpoints = Checkpoints(folder / "checkpoints", own.keep_best, read_only=True)
     try:
         found = checkpoints.restore_latest(loop.abstract_state(experiment, data, own.seed))
     finally:
         checkpoints.close()
     if found is None:
-        raise UserError(f"There is no checkpoint in {place}; train first with the same command and --mode=train.")
+        raise UserError(f"There is no checkpoint in {folder}; train first with the same command and --mode=train.")
     _, state, _ = found
     with StopRequest("The evaluation was not finished; run the same command again.") as stop:
         values = experiment.evaluate(state, data)
-        return values | loop.finish(experiment, state, data, place, stop)
+        return values | loop.finish(experiment, state, data, folder, stop)
 
 
 def read_state(folder: Path) -> TrainState:

@@ -35,7 +35,7 @@ def phases(config: ConfigDict) -> Sequence[Phase]:
     for name in config.transfers:
         transfer = _transfer(name)
         transfer.check(config)
-        found.append(Phase(name, transfer.build, transfer.overrides(config)))
+        found.append(Phase(name, transfer.build, transfer.overrides(config), reported=True))
     check(config, "transfers", bool(found), "must hold a target task where config.tasks is empty")
     return found
 

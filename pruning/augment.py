@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from common.augment import flip_horizontal, image_keys, padded_crop, uniform_integers
+from common.augment import flip_horizontal, image_keys, normalize, padded_crop, uniform_integers
 
 DRAWS = ("image", "batch")
 
@@ -28,12 +28,6 @@ class Augmentation(NamedTuple):
     draws: str  # "image" or "batch"
 
 
-def normalised(images: Float[Array, "n h w c"], spec: Augmentation) -> Float[Array, "n h w c"]:
-    """(x - mean) / std of pixels 0..255."""
-    mean, std = (255.0 * jnp.asarray(values, jnp.float32)[None, None, None] for values in (spec.mean, spec.std))
-    return (images - mean) / std
-
-
 def view(images: UInt8[Array, "n h w c"], key: Array, spec: Augmentation, colours: bool) -> Float[Array, "n h w c"]:
     """One augmented, normalised view of each image; `colours`: with the colour changes of training with a bank."""
     count = len(images)
@@ -47,7 +41,7 @@ def view(images: UInt8[Array, "n h w c"], key: Array, spec: Augmentation, colour
         pixels = pixels + spec.brightness * factor[:, 0]
         pixels = change_contrast(pixels, 1.0 + spec.contrast * factor[:, 1])
         pixels = change_saturation(pixels, 1.0 + spec.saturation * factor[:, 2])
-    pixels = flip_horizontal(normalised(pixels, spec), flipped)
+    pixels = flip_horizontal(normalize(pixels, spec.mean, spec.std), flipped)
     top, left = (uniform_integers(draws[:, i], 2 * spec.crop_padding + 1) for i in (3, 4))
     return padded_crop(pixels, top, left, spec.crop_padding, "reflect")
 

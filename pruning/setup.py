@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from common.augment import normalize
 from common.checkpoint import read_run
 from common.config import check
 from common.data import Dataset, classification
 from common.errors import UserError
 from common.experiment import TrainState
 from pruning import complexity, official_weights, splits
-from pruning.augment import Augmentation, normalised
+from pruning.augment import Augmentation
 from pruning.candidates import Evaluator
 from pruning.graph import Graph
 from pruning.models import ARCHITECTURES
@@ -39,7 +40,7 @@ class Setting(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _normalise(augmentation: Augmentation, images: Array) -> Float[Any, "n h w c"]:
-    return normalised(images.astype(jnp.float32), augmentation)
+    return normalize(images, augmentation.mean, augmentation.std)
 
 
 def load(config: ConfigDict) -> Setting:

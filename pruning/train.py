@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from common.augment import normalize
 from common.experiment import TrainState, apply_gradients
 from common.metrics import Sums
-from pruning.augment import Augmentation, normalised, view
+from pruning.augment import Augmentation, view
 from pruning.finetune import knowledge_loss
 from pruning.graph import Graph
 from pruning.models.network import Network
@@ -46,7 +47,7 @@ def train_step(
     elif recipe.augmented:
         views = [view(images, key, recipe.augmentation, False)]
     else:
-        views = [normalised(images.astype(jnp.float32), recipe.augmentation)]
+        views = [normalize(images, recipe.augmentation.mean, recipe.augmentation.std)]
 
     def loss(params):
         logits, stats = _forward(recipe, params, state.model_state["batch_stats"], jnp.concatenate(views))
@@ -75,7 +76,7 @@ def predict(
     graph: Graph, augmentation: Augmentation, variables: Any, images: UInt8[Array, "n h w c"]
 ) -> Float[Array, "n classes"]:
     """Logits with the moving statistics; a single view."""
-    logits: Any = Network(graph).apply(variables, normalised(images.astype(jnp.float32), augmentation))
+    logits: Any = Network(graph).apply(variables, normalize(images, augmentation.mean, augmentation.std))
     return logits
 
 

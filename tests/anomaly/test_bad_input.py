@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from anomaly import experiment, export, inference, predict, report, table
+from anomaly import experiment, export, inference, predict, summary, table
 from anomaly.configs import cfa
 from common.errors import UserError
 from common.pretrained import save_safetensors
@@ -69,6 +69,12 @@ def refused(message, variant="smoke", **fields):
         ({"weights": "wide_resnet50_2:tv_in1k"}, "are not of resnet18, which has: resnet18:tv_in1k"),
         ({"optimizer.name": "amsgrad"}, "the optimizer's name is 'amsgrad', but must be one of"),
         ({"seed": -1}, "seed is -1"),
+        ({"throughput_batch_sizes": (1, 0)}, r"config.throughput_batch_sizes is \(1, 0\), but must hold whole numbers"),
+        (
+            {"grid.gamma_c": (1, 16)},
+            r"config.gamma_c is 16, but must leave at least neighbours \+ repelled = 6 entries",
+        ),
+        ({"grid.gamma_d": (4, 4)}, r"config.grid.gamma_d is \(4, 4\), but must not hold a number twice"),
     ],
 )
 def test_values_that_no_field_can_have(fields, message):
@@ -106,6 +112,9 @@ def test_run_that_cannot_score(finished, tmp_path):
         inference.load_model(tmp_path)
     shutil.copytree(finished[0], tmp_path / "all" / "brick")
     with pytest.raises(UserError, match="it holds runs of brick: choose one"):
+        inference.load_model(tmp_path / "all")
+    shutil.copy(finished[0] / "config.json", tmp_path / "all")
+    with pytest.raises(UserError, match=r"all is a run of several: choose one, such as .*all/brick"):
         inference.load_model(tmp_path / "all")
     file = tmp_path / "all" / "brick" / "calibration.json"
     file.write_text('{"low": 1}')
@@ -154,9 +163,11 @@ def test_tools_answer_in_one_sentence(module, flags, message):
 def test_better_of_two_runs_is_taken_per_category_and_metric(tmp_path):
     first = {"bottle": {"image_auroc": 0.9, "pixel_auroc": 0.8}, "tile": {"image_auroc": 0.5, "pixel_auroc": 0.6}}
     second = {"bottle": {"image_auroc": 0.7, "pixel_auroc": 0.85}, "tile": {"image_auroc": 0.6}}
+    for run in (first, second):
+        run["tile"] |= {"bank_mib": 7.0, "images_per_s_batch_1": 3.0}  # of one run, not of the better of two
     best = table.best_of_runs([first, second])
     assert best == {"bottle": {"image_auroc": 0.9, "pixel_auroc": 0.85}, "tile": {"image_auroc": 0.6}}
-    names, rows = report.table(best)
+    names, rows = summary.categories(best)
     assert names == ["image_auroc", "pixel_auroc"]
     assert [row[0] for row in rows] == ["bottle", "tile", "mean of textures", "mean of objects", "mean"]
     assert rows[-1][1] == 0.75

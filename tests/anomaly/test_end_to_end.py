@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anomaly import evaluation, export, inference, predict, setup
+from anomaly import evaluation, experiment, export, inference, predict, report, setup
+from common import phases
 from common.data.anomaly.frame import as_rgb, open_picture
+from common.step import Stepper
 from tests.anomaly import cli
 from tests.common.toys import running
+from tests.common.toys.fixtures import compilation_cache  # noqa: F401
 
 METRICS = {"image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro"}
 TRAIN = {"step", "kind", "loss", "attraction", "repulsion", "radius"}
@@ -35,6 +38,12 @@ def pictures(tmp_path_factory):
             picture = picture.convert("RGBA")
         picture.save(folder / ("more" if index % 2 else ".") / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than such runs compute."""
+    monkeypatch.setattr(report, "_figures", lambda *given: None)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +83,11 @@ def test_what_a_run_leaves(finished):
     names = {file.name for file in (folder / "figures").iterdir()}
     assert names >= {"training.png", "examples.png", "scores.png"}
     assert (folder / "DONE").exists()
+    assert "Warning" not in out
+    measured = json.loads((folder / "throughput.json").read_text())
+    assert measured["images_per_s"].keys() == {"1", "2"}
+    assert min(measured["images_per_s"].values()) > 0
+    assert f"Scoring on {measured['device']}, images/s: " in out
 
 
 def test_radius_grows_and_the_bank_does_not_change(finished):
@@ -167,32 +181,56 @@ def test_eight_devices_give_the_bank_and_the_scores_of_one(finished, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fields", [{}, {"rotate_and_crop": True, "resize": 40}, {"bank": "nearest_ema", "cache_mib": 0.0}]
-)
-def test_killed_run_resumes_bit_for_bit(fields, tmp_path):
-    fields = {"num_epochs": 40, "eval_every_epochs": 4} | fields  # long enough for a checkpoint before the kill
-    cli.run(tmp_path / "straight", **fields)
-    process, folder = cli.start(tmp_path / "run", **fields), tmp_path / "run" / "checkpoints"
+def test_killed_run_resumes_bit_for_bit(finished, tmp_path):
+    process, folder = cli.start(tmp_path / "run"), tmp_path / "run" / "checkpoints"
     running.wait_until(lambda: any(path.name.isdigit() for path in folder.glob("*")), process)
     process.kill()
     running.finish(process, -signal.SIGKILL)
-    out, _ = cli.run(tmp_path / "run", **fields)
+    out, _ = cli.run(tmp_path / "run")
     assert "resumed at step" in out
+    running.assert_same_run(finished[0], tmp_path / "run")
+
+
+class Broken(Exception):
+    """Ends a run in this process as suddenly as a kill: nothing more is saved."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{"rotate_and_crop": True, "resize": 40}, {"bank": "nearest_ema", "cache_mib": 0.0}])
+def test_broken_run_resumes_bit_for_bit(fields, no_figures, tmp_path, monkeypatch, capsys):
+    """Turned anew at every use, and streamed images: what such runs need beside the state is in none of their files."""
+    config = cli.config(throughput_batch_sizes=(), **fields)
+    cli.train(config, tmp_path / "straight")
+    original = Stepper.__call__
+
+    def call(self, state, accumulated, step):
+        if step == 7:
+            raise Broken
+        return original(self, state, accumulated, step)
+
+    monkeypatch.setattr(Stepper, "__call__", call)
+    with pytest.raises(Broken):
+        cli.train(config, tmp_path / "run")
+    monkeypatch.setattr(Stepper, "__call__", original)
+    assert running.logged_step(tmp_path / "run") == 7  # which the last checkpoint is without
+    cli.train(config, tmp_path / "run")
+    assert "resumed at step 6 of 12" in capsys.readouterr().out
     running.assert_same_run(tmp_path / "straight", tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_all_categories_in_one_run(tmp_path):
-    """A table over categories, which a stopped run takes up again where it was."""
-    fields = {"num_epochs": 1, "textures.train_images": 8}
+def test_all_categories_in_one_run(no_figures, tmp_path):
+    """A table over categories, which a stopped run takes up again where it was; all are evaluated again."""
+    config = cli.config(
+        category="all", num_epochs=1, throughput_batch_sizes=(), **{"textures.train_images": 8, "official_pro": True}
+    )
     folder = tmp_path / "run"
-    cli.train(cli.config(category="all", **fields), folder)
+    cli.train(config, folder)
     table, first = (folder / "table.csv").read_text(), (folder / "brick" / "metrics.jsonl").stat().st_mtime_ns
     shutil.rmtree(folder / "grass")  # as if stopped before the last category
     (folder / "DONE").unlink()
     (folder / "table.csv").unlink()
-    cli.train(cli.config(category="all", **fields), folder)
+    cli.train(config, folder)
     assert (folder / "table.csv").read_text() == table
     assert (folder / "brick" / "metrics.jsonl").stat().st_mtime_ns == first
     with (folder / "table.csv").open() as stream:
@@ -204,3 +242,25 @@ def test_all_categories_in_one_run(tmp_path):
     mean = np.mean([result["aupro"] for result in results.values()])
     np.testing.assert_allclose(float(rows[3]["aupro"]), mean)
     assert (folder / "table.md").read_text().count("\n| ") == 4
+    values = phases.evaluate(experiment.phases(config), config, folder)
+    assert values == json.loads((folder / "results.json").read_text())
+    assert values["grass_image_auroc"] == results["grass"]["image_auroc"]
+
+
+@pytest.mark.slow
+def test_grid_of_compressions_in_one_run(no_figures, tmp_path):
+    """One phase for each pair, with its own bank; one table and one figure of all."""
+    fields = {"grid.gamma_c": (1, 4), "grid.gamma_d": (16,), "num_epochs": 1, "textures.train_images": 8}
+    config, folder = cli.config(**fields), tmp_path / "run"
+    cli.train(config, folder)
+    with (folder / "table.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["gamma_c"], row["gamma_d"]) for row in rows] == [("1", "16"), ("4", "16")]
+    assert [float(row["bank_mib"]) for row in rows] == [64 * 28 * 4 / 2**20, 16 * 28 * 4 / 2**20]
+    for row in rows:
+        phase = folder / f"gamma_c{row['gamma_c']}-gamma_d16"
+        assert float(row["image_auroc"]) == json.loads((phase / "results.json").read_text())["image_auroc"]
+        rates = json.loads((phase / "throughput.json").read_text())["images_per_s"]
+        assert float(row["images_per_s_batch_1"]) == rates["1"]
+        assert float(row["images_per_s_best_batch"]) == max(rates.values())
+    assert (folder / "figures" / "compression.png").exists()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anomaly import evaluation, figures, report
-from anomaly.evaluation import Calibration, calibrate, detection_metrics
+from anomaly.evaluation import Calibration, calibrate, detection_metrics, why_undefined
 
 RANDOM = np.random.default_rng(0)
 MAPS = RANDOM.random((6, 8, 8)).astype(np.float32)
@@ -39,13 +39,43 @@ def test_thresholds_from_good_images_only():
     assert thresholds("normal_quantile").fitted_to == "0.5 quantile of the normal score of the test images"
 
 
-def test_undefined_metrics_are_left_out():
-    assert detection_metrics(MAPS, SCORES, np.zeros(6, np.int32), None, False) == {}
-    assert detection_metrics(MAPS, SCORES, LABELS, None, False).keys() == {"image_auroc", "image_ap", "image_f1_max"}
+def test_all_metrics_of_a_perfect_map():
     everything = detection_metrics(MAPS, SCORES, LABELS, MASKS, True)
     assert everything.keys() == set(evaluation.METRICS)
     for name in everything.keys() - {"pro_reference"}:
         assert everything[name] == pytest.approx(1)
+    assert why_undefined(LABELS, MASKS, True) == ""
+
+
+NONE = np.zeros(6, np.int32)
+IMAGE, PIXEL = "image_auroc, image_ap and image_f1_max", "pixel_auroc, pixel_ap, pixel_f1_max and aupro"
+
+
+@pytest.mark.parametrize(
+    ("labels", "masks", "sentence"),
+    [
+        (LABELS, None, f"{PIXEL} are undefined and left out (there are no masks)"),
+        (
+            NONE,
+            np.zeros_like(MASKS),
+            f"{IMAGE} are undefined and left out (no test image is defective); "
+            f"{PIXEL} are undefined and left out (no mask marks a defect)",
+        ),
+        (NONE + 1, MASKS, f"{IMAGE} are undefined and left out (no test image is good)"),
+        (LABELS, np.ones_like(MASKS), f"{PIXEL} are undefined and left out (the masks mark every pixel)"),
+        (
+            NONE[:0],
+            MASKS[:0],
+            f"{IMAGE} are undefined and left out (there are no test images); "
+            f"{PIXEL} are undefined and left out (there are no test images)",
+        ),
+    ],
+)
+def test_undefined_metrics_are_left_out_and_named(labels, masks, sentence):
+    assert why_undefined(labels, masks, False) == sentence
+    found = detection_metrics(MAPS[: len(labels)], SCORES[: len(labels)], labels, masks, False)
+    assert found.keys() == {name for name in evaluation.METRICS[:-1] if name not in sentence}
+    assert all(np.isfinite(list(found.values())))
 
 
 def test_calibration_survives_its_file(tmp_path):

@@ -37,6 +37,9 @@ def damage(folder, how):
     if how == "no meta":
         shutil.rmtree(folder / "meta")
         return
+    if how in ("", "7", "{}"):  # the file of the metric
+        (folder / "metrics" / "metrics").write_text(how)
+        return
     files = [file for file in (folder / "state").rglob("*") if file.is_file()]
     assert files
     for file in files:
@@ -88,11 +91,12 @@ def test_a_step_saved_again_is_replaced(checkpoints):
     assert checkpoints.best_steps(1) == [4]
 
 
-@pytest.mark.parametrize("how", ["truncated", "garbage", "no meta"])
+@pytest.mark.parametrize("how", ["truncated", "garbage", "no meta", "", "7", "{}"])
 def test_damaged_latest_is_set_aside_with_a_warning(how, tmp_path, capsys):
     folder = tmp_path / "checkpoints"
     opened = Checkpoints(folder)
-    fill(opened, [10, 20])
+    for step in (10, 20):
+        opened.save(step, tree(step), {}, best=1.0)
     opened.close()
     damage(folder / "20", how)
     reader = Checkpoints(folder, read_only=True)

@@ -82,6 +82,16 @@ def test_evaluation_gives_the_last_phase(finished):
     assert again == pytest.approx(values)
 
 
+def test_evaluation_gives_every_reported_phase(finished):
+    stages = [phase._replace(reported=True) for phase in experiment.phases(CONFIG)]
+    values = phases.evaluate(stages, CONFIG, finished)
+    assert values.keys() == {"teacher_loss", "student_loss"}
+    for name in ("teacher", "student"):
+        assert values[f"{name}_loss"] == pytest.approx(running.metrics(finished / name)[-1]["loss"], rel=1e-6)
+    first = phases.evaluate([stages[0], stages[1]._replace(reported=False)], CONFIG, finished)
+    assert first == {"loss": values["teacher_loss"]}
+
+
 def test_evaluation_before_the_last_phase_changes_nothing(copy):
     shutil.rmtree(copy / "student")
     (copy / "DONE").unlink()

@@ -11,6 +11,7 @@ import pytest
 
 from common import loop
 from common.experiment import TrainState
+from multitask import experiment, handover
 from multitask.models import make_encoder
 from multitask.transfer import classification, detection
 from tests.common.toys import running
@@ -126,3 +127,10 @@ def test_target_tasks_start_from_the_teacher_the_student_or_anew():
     kernels = [start["params"]["layer1_conv"]["kernel"] for start in (fresh, again, other)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert not np.array_equal(kernels[0], kernels[2])
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_evaluation_again_is_of_all_target_tasks(variant):
+    stages = experiment.phases(cli.config(variant))
+    assert [stage.name for stage in stages if stage.reported] == list(experiment.TRANSFERS)
+    assert [stage.name for stage in stages if not stage.reported] == [handover.PHASE]

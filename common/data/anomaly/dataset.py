@@ -23,7 +23,7 @@ class AnomalyData:
     """Images in memory, RGB, all of the frame's crop.
 
     Attributes:
-      train: good images only.
+      train: good images only; of another size than `test` where a method has cropped that once more.
       test: good and defective images; may be empty.
       labels: 0 = good, 1 = defective.
       masks: True where a test image is defective; None where only images are labelled.
@@ -33,7 +33,7 @@ class AnomalyData:
     """
 
     name: str
-    train: UInt8[np.ndarray, "n H W 3"]
+    train: UInt8[np.ndarray, "n _ _ 3"]
     test: UInt8[np.ndarray, "m H W 3"]
     labels: Int32[np.ndarray, " m"]
     masks: Bool[np.ndarray, "m H W"] | None
