@@ -85,7 +85,7 @@ def _encode(network: Network, variables: PyTree, inputs: Sequence[Array]) -> tup
         return [features for features, _ in each], each[0][1]
     features, stats = apply(jnp.concatenate(list(inputs)))
     sizes = [images.shape[0] for images in inputs]
-    # Not slices, whose gradients are added up as padded arrays; one program of that kind crashed XLA's CPU library.
+    # Not slices, whose gradients are added up as padded arrays.
     split = {name: jax.lax.split(leaf, sizes) for name, leaf in features.items()}
     parts = [{name: pieces[place] for name, pieces in split.items()} for place in range(len(sizes))]
     return parts, stats

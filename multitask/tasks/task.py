@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Shaped
@@ -76,22 +75,6 @@ class Task:
     critic: Critic | None = None
 
 
-class Multiply(nn.Module):
-    """x kernel + bias as products and a sum instead of a matrix product, with the parameters of `nn.Dense`.
-
-    XLA's CPU library (jaxlib 0.10) crashed where it fused the gradient of a matrix product of few columns with the
-    average pooling before it and with the gradient of a decoder.
-    """
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n c"]) -> Float[Array, "n outputs"]:
-        kernel = self.param("kernel", nn.initializers.normal(0.01), (x.shape[-1], self.outputs))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
-        return jnp.sum(x[:, :, None] * kernel[None], axis=1) + bias[None]
-
-
 class LinearHead(nn.Module):
     """A linear map of the pooled features; kernel N(0, 0.01²), bias 0."""
 
@@ -99,7 +82,7 @@ class LinearHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: dict[str, Array]) -> Float[Array, "n outputs"]:
-        return Multiply(self.outputs, name="Dense_0")(features["pooled"])
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(0.01))(features["pooled"])
 
 
 def linear_head(outputs: int) -> Callable[[bool], nn.Module]:
