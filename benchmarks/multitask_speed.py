@@ -1,7 +1,10 @@
 """Speed of multi-task pre-training: the joint step against one forward pass per task, against plain PyTorch, and what
 the regulariser, the ensembles and gradient surgery cost.
 
+    python -m benchmarks.multitask_speed --quick
     python -m benchmarks.multitask_speed --out=results/multitask_speed.json
+
+Quick: the joint step, one pass per task, the naive sum and PyTorch, three timed steps of each.
 
 The networks, batch and tasks of the embedded default. All forms run in turn in one process, a step of each, so that a
 busy machine slows them alike; ratios are medians over rounds of two times of one round. PyTorch (one forward pass per
@@ -42,8 +45,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "task snapshots": {"tte.mode": "task_snapshot"},
     "gradient surgery": {"gradient.kind": "pcgrad"},
 }
+QUICK = (JOINT, SPLIT, "naive sum")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
+_QUICK = flags.DEFINE_bool("quick", False, f"Only {', '.join(QUICK)} and PyTorch.")
+_REPEATS = flags.DEFINE_integer("repeats", None, "Timed steps of each form; default 10, with --quick 3.", lower_bound=1)
 
 
 def pool(config: Any) -> Pool:
@@ -113,12 +118,12 @@ def torch_runs(state: Any, batch: Any) -> dict[str, Callable[[], float]]:
 def measure() -> dict[str, dict[str, Any]]:
     """A row for each form, with its ratios."""
     runs, costs, theirs = {}, {}, {}
-    for name, fields in FORMS.items():
-        runs[name], costs[name], state, batch = prepare(fields)
+    for name in QUICK if _QUICK.value else FORMS:
+        runs[name], costs[name], state, batch = prepare(FORMS[name])
         print(f"{name}: compiled in {costs[name]['compile_s']:.1f} s", flush=True)
         if name == SPLIT and find_spec("torch") is not None:
             theirs = torch_runs(state, batch)
-    rows = time_in_turn(runs | theirs, _REPEATS.value)
+    rows = time_in_turn(runs | theirs, _REPEATS.value or (3 if _QUICK.value else 10))
     if theirs:
         loss, expected = rows[SPLIT]["first_loss"], rows[next(iter(theirs))]["first_loss"]
         if not abs(loss - expected) <= TOLERANCE * abs(expected):
