@@ -60,7 +60,7 @@ def pool(config: Any) -> Pool:
 
 def prepare(fields: dict[str, Any]) -> tuple[Callable[[], float], dict[str, float], Any, Any]:
     """A function that makes a step and returns its loss, what compiling took, the first state, and the batch."""
-    config = tte.get_config()
+    config: Any = tte.get_config()
     # No crops, so that both frameworks see the same images; the whole weight of the regulariser from the first step.
     config.update_from_flattened_dict({"augment.padding": 0, "metric.ramp": 0.0, **fields})
     images = pool(config)
@@ -100,7 +100,8 @@ def torch_runs(state: Any, batch: Any) -> dict[str, Callable[[], float]]:
 
     from benchmarks import torch_multitask
 
-    config, cores, runs = tte.get_config(), torch.get_num_threads(), {}
+    config: Any = tte.get_config()
+    cores, runs = torch.get_num_threads(), {}
     arguments = torch_multitask.as_batch(*batch)
     trainer = torch_multitask.Trainer(
         state.params, state.model_state["batch_stats"], config.metric.beta_max, config.tte.alpha

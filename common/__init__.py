@@ -4,4 +4,4 @@ import os
 
 from common import cpu_fusions
 
-cpu_fusions.switch_off(os.environ)
+cpu_fusions.restrict(os.environ)
