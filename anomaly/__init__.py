@@ -1,0 +1,5 @@
+"""CFA: anomaly localisation."""
+
+from common import cpu_fusions
+
+cpu_fusions.restrict()

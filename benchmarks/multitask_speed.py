@@ -1,7 +1,10 @@
 """Speed of multi-task pre-training: the joint step against one forward pass per task, against plain PyTorch, and what
 the regulariser, the ensembles and gradient surgery cost.
 
+    python -m benchmarks.multitask_speed --quick
     python -m benchmarks.multitask_speed --out=results/multitask_speed.json
+
+Quick: the joint step, one pass per task, the naive sum and PyTorch, three timed steps of each.
 
 The networks, batch and tasks of the embedded default. All forms run in turn in one process, a step of each, so that a
 busy machine slows them alike; ratios are medians over rounds of two times of one round. PyTorch (one forward pass per
@@ -42,8 +45,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "task snapshots": {"tte.mode": "task_snapshot"},
     "gradient surgery": {"gradient.kind": "pcgrad"},
 }
+QUICK = (JOINT, SPLIT, "naive sum")
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
+_QUICK = flags.DEFINE_bool("quick", False, f"Only {', '.join(QUICK)} and PyTorch.")
+_REPEATS = flags.DEFINE_integer("repeats", None, "Timed steps of each form; default 10, with --quick 3.", lower_bound=1)
 
 
 def pool(config: Any) -> Pool:
@@ -55,7 +60,7 @@ def pool(config: Any) -> Pool:
 
 def prepare(fields: dict[str, Any]) -> tuple[Callable[[], float], dict[str, float], Any, Any]:
     """A function that makes a step and returns its loss, what compiling took, the first state, and the batch."""
-    config = tte.get_config()
+    config: Any = tte.get_config()
     # No crops, so that both frameworks see the same images; the whole weight of the regulariser from the first step.
     config.update_from_flattened_dict({"augment.padding": 0, "metric.ramp": 0.0, **fields})
     images = pool(config)
@@ -95,7 +100,8 @@ def torch_runs(state: Any, batch: Any) -> dict[str, Callable[[], float]]:
 
     from benchmarks import torch_multitask
 
-    config, cores, runs = tte.get_config(), torch.get_num_threads(), {}
+    config: Any = tte.get_config()
+    cores, runs = torch.get_num_threads(), {}
     arguments = torch_multitask.as_batch(*batch)
     trainer = torch_multitask.Trainer(
         state.params, state.model_state["batch_stats"], config.metric.beta_max, config.tte.alpha
@@ -113,12 +119,12 @@ def torch_runs(state: Any, batch: Any) -> dict[str, Callable[[], float]]:
 def measure() -> dict[str, dict[str, Any]]:
     """A row for each form, with its ratios."""
     runs, costs, theirs = {}, {}, {}
-    for name, fields in FORMS.items():
-        runs[name], costs[name], state, batch = prepare(fields)
+    for name in QUICK if _QUICK.value else FORMS:
+        runs[name], costs[name], state, batch = prepare(FORMS[name])
         print(f"{name}: compiled in {costs[name]['compile_s']:.1f} s", flush=True)
         if name == SPLIT and find_spec("torch") is not None:
             theirs = torch_runs(state, batch)
-    rows = time_in_turn(runs | theirs, _REPEATS.value)
+    rows = time_in_turn(runs | theirs, _REPEATS.value or (3 if _QUICK.value else 10))
     if theirs:
         loss, expected = rows[SPLIT]["first_loss"], rows[next(iter(theirs))]["first_loss"]
         if not abs(loss - expected) <= TOLERANCE * abs(expected):

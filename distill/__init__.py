@@ -1,0 +1,5 @@
+"""Knowledge distillation: SSKD-SVD, MHGD, IEPKT, and methods to compare with."""
+
+from common import cpu_fusions
+
+cpu_fusions.restrict()

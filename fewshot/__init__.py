@@ -1,0 +1,1 @@
+"""Few-shot learning: MAML and its family, CxGrad, TAPL."""

@@ -1,0 +1,5 @@
+"""Vision transformers for small data: SPT and LSA."""
+
+from common import cpu_fusions
+
+cpu_fusions.restrict()

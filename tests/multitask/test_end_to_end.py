@@ -17,16 +17,15 @@ from tests.multitask import cli
 LONG = {"num_steps": 15, "eval_every_steps": 5, "save_every_steps": 3, "transfers": "()", "eval_batch_size": 32}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The smoke run: pre-training and all target tasks, without a break."""
-    folder = tmp_path_factory.mktemp("multitask") / "run"
-    out, _ = cli.run(*cli.flags(folder))
-    return folder, out
+def test_a_run_without_a_break(tmp_path):
+    """Pre-training and all target tasks: one test, so that only one worker runs them."""
+    out, _ = cli.run(*cli.flags(tmp_path))
+    check_what_it_leaves(tmp_path, out)
+    check_teacher_is_another_network_than_the_student(tmp_path)
+    check_exported_encoder_is_the_teacher(tmp_path)
 
 
-def test_what_a_run_leaves(finished):
-    folder, out = finished
+def check_what_it_leaves(folder, out):
     lines = running.metrics(folder / "pretrain")
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 9))
     measured = [line for line in lines if line["kind"] == "evaluate"]
@@ -53,8 +52,8 @@ def test_what_a_run_leaves(finished):
     assert re.search(r"^\| detection_map_all +\| [\d.e-]+ +\|$", out, re.MULTILINE)
 
 
-def test_teacher_is_another_network_than_the_student(finished):
-    state = running.state_on_disk(finished[0] / "pretrain")
+def check_teacher_is_another_network_than_the_student(folder):
+    state = running.state_on_disk(folder / "pretrain")
     teacher = {path: leaf for path, leaf in state.items() if path.startswith("['model_state']['teacher']")}
     assert any("'mean'" in path for path in teacher)
     different = 0
@@ -65,21 +64,19 @@ def test_teacher_is_another_network_than_the_student(finished):
     assert different == len(teacher)
 
 
-def test_exported_encoder_is_the_teacher(finished):
-    weights = pretrained.read_weights(finished[0] / "pretrain" / "encoder.safetensors")
-    state = running.state_on_disk(finished[0] / "pretrain")
+def check_exported_encoder_is_the_teacher(folder):
+    weights = pretrained.read_weights(folder / "pretrain" / "encoder.safetensors")
+    state = running.state_on_disk(folder / "pretrain")
     kernel = state["['model_state']['teacher']['params']['backbone']['layer1_conv']['kernel']"]
     np.testing.assert_array_equal(weights["params/layer1_conv/kernel"], kernel)
     assert "batch_stats/layer4_bn/var" in weights
 
 
+TWO = {"tasks": "('rotation','clustering')", "rotation.num_views": 1}
 WAYS = {
-    "teacher": {
-        "tasks": "('autoencoder','rotation','clustering','adversarial')",
-        "clustering_task.feature_source": "teacher",
-    },
-    "memory": {"tte.mode": "feature_ema", "tte.alpha": 0.6, "weighting.kind": "dwa"},
-    "snapshots": {"tte.mode": "task_snapshot", "tte.inner_steps": 2, "tte.order": "sequential"},
+    "teacher": {"tasks": "('autoencoder','clustering','adversarial')", "clustering_task.feature_source": "teacher"},
+    "memory": {**TWO, "tte.mode": "feature_ema", "tte.alpha": 0.6, "weighting.kind": "dwa"},
+    "snapshots": {**TWO, "tte.mode": "task_snapshot", "tte.inner_steps": 2, "tte.order": "sequential"},
 }
 
 
