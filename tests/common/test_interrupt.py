@@ -92,12 +92,16 @@ def test_killed_run_equals_straight_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["regression", "batch_norm", "host_batch", "two_optimizers", "refresh", "host_step", "warm_up", "few_shot"]
+    ("name", "kills"),
+    [
+        *[(name, 4) for name in ("regression", "host_batch")],
+        *[(name, 2) for name in ("batch_norm", "two_optimizers", "refresh", "host_step", "warm_up", "few_shot")],
+    ],
 )
-def test_run_killed_at_four_moments_equals_straight_one(name, tmp_path):
+def test_killed_runs_of_all_kinds_equal_straight_ones(name, kills, tmp_path):
     width = 8 if name == "few_shot" else 256  # its inner steps diverge on a wide network
     config = running.toy(name, num_steps=60, width=width, learning_rate=0.001, save_every_steps=2)
-    assert_killed_equals_straight(config, tmp_path, kills=4, seed=len(name))
+    assert_killed_equals_straight(config, tmp_path, kills=kills, seed=len(name))
 
 
 @pytest.mark.slow
