@@ -12,6 +12,7 @@ rounds of the two times of one round. The second reference is the student's step
 it, which is what soft logits need: what is above that is the method's own loss.
 """
 
+import functools
 import importlib
 import statistics
 import time
@@ -40,7 +41,7 @@ CLASSES, SIDE = 100, 32
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
 _QUICK = flags.DEFINE_bool("quick", False, "The embedded default's size, minutes.")
 _BATCH = flags.DEFINE_integer("batch_size", 0, "Images a step; 0: 128, or 64 with --quick.", lower_bound=0)
-_REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 0, "Timed steps of each form; 0: 10, or 3 with --quick.", lower_bound=0)
 
 
 def config_of(method: str, quick: bool, cached: bool) -> ConfigDict:
@@ -60,14 +61,20 @@ def recipe_of(config: ConfigDict, num_images: int) -> train.Recipe:
     return experiment.recipe_of_phase(fields, method, CLASSES, nothing, num_images)
 
 
+@functools.cache
+def fresh(network: models.Network) -> Variables:
+    """New weights; compiled once for all forms."""
+    return jax.jit(lambda key: models.init(network, key, (SIDE, SIDE, 3)))(jax.random.key(0))
+
+
 def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], float], dict[str, float]]:
     """A function that makes a step and returns its loss, and the seconds of compiling it."""
     recipe = recipe_of(config, len(images))
     shape, key = images.shape[1:], jax.random.key(0)
-    teacher = jax.jit(lambda key: models.init(recipe.teacher, key, shape))(key)
     shapes = experiment.check_shapes(recipe, shape)
     modules = jax.jit(lambda key: recipe.method.init_modules(key, shapes[1]))(key)
-    data = {"images": images, "labels": labels, "teacher": teacher, "modules": Variables(*modules)}
+    data = {"images": images, "labels": labels, "modules": Variables(*modules)}
+    data |= {"teacher": fresh(recipe.teacher), "start": fresh(recipe.student)}
     if recipe.cached:
         data["knowledge"] = experiment.cache_knowledge(recipe, data, len(images))
     data = parallel.place_data(data)
@@ -103,7 +110,7 @@ def measure(quick: bool, batch_size: int) -> dict[str, dict[str, Any]]:
     for name, config in forms.items():
         runs[name], compiling[name] = prepare(config, images, labels)
         print(f"{name}: compiled in {compiling[name]['compile_s']:.1f} s", flush=True)
-    rows = time_in_turn(runs, _REPEATS.value)
+    rows = time_in_turn(runs, _REPEATS.value or (3 if quick else 10))
     for name, row in rows.items():
         row |= compiling[name]
         row["to_student_alone"] = to_reference(row, [rows[ALONE]])

@@ -47,9 +47,7 @@ def _numbered(root: Path, suffix: str) -> list[Path]:
     }
     absent = set(range(1, max(numbers, default=0) + 1)) - set(numbers)
     if absent:
-        raise UserError(
-            f"file train_data_batch_{min(absent)}{suffix} is missing in {root}: copy it there."
-        )
+        raise UserError(f"file train_data_batch_{min(absent)}{suffix} is missing in {root}: copy it there.")
     return [numbers[number] for number in sorted(numbers)]
 
 
