@@ -26,7 +26,7 @@ def double(tree):
 
 
 def compare(name: str, teacher: str) -> None:
-    """A few steps of every phase behind the teacher's on one of eight devices, and on all, at the rates of the config."""
+    """A few steps of every phase behind the teacher's on one of eight devices and on all, at the config's rates."""
     # Crops do not compile in 64 bits; their places come from keys of the images.
     config, finished = cli.config(name, teacher_checkpoint=teacher, **{"augmentation.crop_padding": 0}), {}
     for phase in experiment.phases(config):
