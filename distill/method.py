@@ -88,8 +88,8 @@ class Method:
         None: there is no phase of modules. Only `modules.params` are trained; the state is carried from step to step.
       cross_entropy_weight: of cross entropy beside `loss`.
       merged: per variable of the student, every term's gradient is clipped to the norm of the task's and added
-        (`multitask.merge_gradients`), with the ramp over epochs; False: the terms are added to the loss. The adapters
-        always get the plain gradient of the terms.
+        (`multitask.merge_gradients`), with the ramp over epochs; False: the terms are added to the loss, as
+        they are in the initialisation phase. The adapters always get the plain gradient of the terms.
       mutual: student and teacher both start from scratch and teach each other (DML): `loss` is called once with each
         of them as the student, and `knowledge` must fit both.
       figures: (modules, knowledge, images uint8 [n, H, W, c], labels [n], folder) -> {result: number}: what is drawn

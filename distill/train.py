@@ -106,7 +106,7 @@ def combine(recipe: Recipe, params: Any, pull: Any, task: Array, terms: dict[str
     """
     decay = decay_gradients(recipe, params)
     weight = jnp.full_like(task, recipe.cross_entropy)
-    if not (recipe.distils and recipe.method.merged):
+    if not (recipe.distils and recipe.method.merged and recipe.cross_entropy):  # alone: nothing to merge with
         (gradients,) = pull((weight, jax.tree.map(jnp.ones_like, terms)))
         return jax.tree.map(jnp.add, gradients, decay)
     nothing = jax.tree.map(jnp.zeros_like, terms)

@@ -72,6 +72,12 @@ ENTRIES = {
         "ImageNet (Russakovsky et al. 2015), as Stanford's course CS231n cut it to 64 x 64; its val is our test",
         {"train": 200, "test": 200},
     ),
+    "imagenet32": Entry(
+        "imagenet32:Imagenet32",
+        "ImageNet's terms: non-commercial research and education",
+        "ImageNet (Russakovsky et al. 2015) at 32 x 32 by Chrabaszcz et al. 2017; its val is our test",
+        {"train": 1000, "test": 1000},
+    ),
 }
 
 
@@ -79,8 +85,8 @@ def load(request: Request) -> Dataset:
     """A set prepared by our builder, from `path`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Splits hold the classes that the builder gave them, sorted by name, and the pictures of a class sorted by file name;
-    few-shot splits have different classes, those for classification (tiny_imagenet) the same. Decoded pictures are kept
-    in the cache directory, so that later starts need not decode them.
+    few-shot splits have different classes, those for classification (tiny_imagenet, imagenet32) the
+    same. Decoded pictures are kept in the cache directory, so that later starts need not decode them.
 
     Raises:
       UserError: not prepared, incomplete or damaged, splits that share a class, or any option.

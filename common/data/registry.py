@@ -22,6 +22,7 @@ _SOURCES = {
     "svhn_cropped": ("tfds_source", _CLASSIFICATION),
     "stl10": ("tfds_source", _CLASSIFICATION),
     "tiny_imagenet": ("built_source", _CLASSIFICATION),
+    "imagenet32": ("built_source", _CLASSIFICATION),
     "omniglot": ("tfds_source", _FEWSHOT),
     "mini_imagenet": ("built_source", _FEWSHOT),
     "tiered_imagenet": ("built_source", _FEWSHOT),

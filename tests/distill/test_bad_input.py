@@ -87,7 +87,7 @@ def test_augmentation_that_cannot_be(fields, message):
         Augmentation((0.5,), (0.2,), **fields)
 
 
-@pytest.mark.parametrize("variant", ["cifar100", "cifar100_wrn", "tiny_imagenet"])
+@pytest.mark.parametrize("variant", ["cifar100", "cifar100_wrn", "tiny_imagenet", "imagenet32"])
 def test_published_variants_say_which_data_are_missing(variant, tmp_path, monkeypatch):
     from distill.configs import mhgd
 

@@ -1,10 +1,13 @@
 """Merging of gradients against the golden files, and the cases they do not hold."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from distill import train
+from distill.method import Method
 from distill.multitask import clip_to_norm, merge_gradients, ramp
 from tests.distill import golden
 from tests.distill.golden import close
@@ -85,3 +88,19 @@ def test_every_term_is_clipped_by_itself():
         np.testing.assert_allclose(merged, [0.5 + 0.5 * norm, 2 - 0.25], rtol=1e-6)
     with pytest.raises(ValueError, match="but must be one of task, task_and_decay"):
         merge_gradients(task, decay, terms, 0.5, "paper")
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, [0.0, 6.0]), (1.0, [1.0, 0.5])])
+def test_distillation_alone_is_not_clipped_to_a_task_that_is_absent(weight, expected):
+    """In the initialisation phase, of weight 0 for cross entropy; beside cross entropy it is, here to half."""
+    params = {"student": {"kernel": jnp.zeros(2)}, "adapters": {}}
+    fields = dict.fromkeys(train.Recipe._fields) | {"method": Method(lambda *_: ({}, {}), merged=True)}
+    fields |= {"weight_decay": 0.0, "decay": "all", "cross_entropy": weight, "distils": True, "merge_rule": "toolbox"}
+
+    def losses(params):
+        kernel = params["student"]["kernel"]
+        return kernel[0], {"term": 6 * kernel[1]}
+
+    (task, terms), pull = jax.vjp(losses, params)
+    found = train.combine(train.Recipe(**fields), params, pull, task, terms, jnp.asarray(0.5))
+    np.testing.assert_allclose(found["student"]["kernel"], expected)

@@ -36,12 +36,15 @@ def test_error_sentences(name, changes, sentence):
         load(name, **{**CALL, **changes})
 
 
-@pytest.mark.parametrize("name", ["mini_imagenet", "tiered_imagenet", "cub_200_2011", "cifar_fs", "tiny_imagenet"])
+@pytest.mark.parametrize(
+    "name", ["mini_imagenet", "tiered_imagenet", "cub_200_2011", "cifar_fs", "tiny_imagenet", "imagenet32"]
+)
 def test_sets_that_are_not_prepared_say_what_to_do(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     command = f"python -m common.data.prepare --name={name} --manual_dir="
+    task = "classification" if name in ("tiny_imagenet", "imagenet32") else "fewshot"
     with pytest.raises(UserError) as caught:
-        load(name, task="classification" if name == "tiny_imagenet" else "fewshot", image_size=84, channels=3)
+        load(name, task=task, image_size=84, channels=3)
     for part in (f"'{name}' was not found", str(tmp_path / name), command, "--config.dataset=glyphs"):
         assert part in str(caught.value)
 
