@@ -11,6 +11,10 @@ os.environ.setdefault("LEANVISION_CACHE", str(Path(__file__).parents[1] / ".pyte
 import jax
 import pytest
 
+from tests import golden_files
+
+RECORDER: pytest.StashKey[golden_files.Recorder | None] = pytest.StashKey()
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
 
@@ -20,3 +24,38 @@ def float64():
     """Run one test with 64-bit arrays."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-golden", action="store_true", help="write which test reads which golden array")
+
+
+def pytest_configure(config):
+    config.stash[RECORDER] = golden_files.Recorder() if config.getoption("--record-golden") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Arrays may also be read when a module is imported."""
+    report = yield
+    if recorder := collector.config.stash[RECORDER]:
+        recorder.note(collector.nodeid)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test that passes must have read the golden arrays that the record says it reads."""
+    result = yield
+    module, test = pyfuncitem.nodeid.partition("::")[0], pyfuncitem.nodeid
+    if recorder := pyfuncitem.config.stash[RECORDER]:
+        recorder.note(test)
+    else:
+        unread = sorted((golden_files.claims(module) | golden_files.claims(test)) - golden_files.READ)
+        assert not unread, f"recorded in {golden_files.RECORD.name} as read here, but not read: {unread}"
+    return result
+
+
+def pytest_sessionfinish(session):
+    if session.config.stash[RECORDER] is not None:
+        session.config.stash[RECORDER].write()

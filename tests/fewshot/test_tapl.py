@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import ChainMap
 from typing import Any
 
 import jax
@@ -39,7 +40,9 @@ def little_optimization():
 def inputs():
     data = official.golden(GOLDEN)
     names = [key for key in data if key.startswith("w/") and "norm_layer" not in key]
-    params = official.parameters(data | {"inner_param_names": [key.removeprefix("w/") for key in names]})
+    params = official.parameters(
+        ChainMap({"inner_param_names": np.array([key.removeprefix("w/") for key in names])}, data)
+    )
     return {"net": params["net"], "sigma": {"log_sigma": data["log_sigma"]}}, official.tasks(data)
 
 
