@@ -4,6 +4,8 @@ one sentence that says what is wrong and what to do, no traceback, nothing made 
 What only one method has is tested in its own test_bad_input.py, mistakes of the flags in tests/common/test_config.py.
 """
 
+import contextlib
+import io
 import json
 import re
 import runpy
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from absl.testing import flagsaver
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from common import app, config
 
@@ -129,3 +133,38 @@ def test_unknown_variant_is_one_sentence(method, call):
     assert code == 2
     assert re.search(r"variant 'smok' does not exist \(did you mean 'smoke'\?\); known variants: .*smoke", error)
     assert error.count("\n") == 1
+
+
+NAMES = (
+    *("--config", "--config.seed", "--noconfig.seed", "-config.name", "--config.", "--config.optimizer", "--config..x"),
+    *("--config.optimizer.learning_rate", "--config.propagation", "--config.glyphs.scripts", "--config.seed[0]"),
+    *("--workdir", "--mode", "--noworkdir", "--multihost", "--num_processes", "--", "-", "---config", "config"),
+)
+VALUES = (
+    *("", "1", "-1", "1.5", "(1,", "('a', 2)", "None", "nan", "1e999", "9" * 400, "'", "[]", "{'a': 1}", "true", "\0"),
+    *("../x", ":", "x.py", "x.py:", f"{METHODS['cxgrad']}:", f"{METHODS['cxgrad']}:a:b", str(ROOT), "/dev/null"),
+    *("__import__('os').system('touch marker')", "\N{SNOWMAN}", "a\nb", "(" * 300),
+)
+ARGUMENTS = st.builds(
+    lambda name, sign, value: f"{name}{sign}{value}",
+    st.sampled_from(NAMES) | st.text(max_size=6).map("--config.{}".format),
+    st.sampled_from(["=", "", "=="]),
+    st.sampled_from(VALUES) | st.text(max_size=6),
+)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(ARGUMENTS, max_size=3), st.booleans())
+def test_any_command_line_is_read_or_answered_in_one_sentence(monkeypatch, arguments, behind):
+    monkeypatch.chdir(ROOT)
+    first = f"--config={METHODS['cxgrad']}:smoke"
+    monkeypatch.setattr(sys, "argv", ["main", *([first] if behind else []), *arguments])
+    error = io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stderr(error):
+        try:
+            config.parse_flags(sys.argv)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+    assert (code, error.getvalue().count("\n")) in ((0, 0), (2, 1)), error.getvalue()
+    assert not (ROOT / "marker").exists()
