@@ -140,7 +140,9 @@ KINDS = [
     Kind("cached.npz", lambda file: np.savez(file, a=PIXELS), cache._read),
     Kind(
         "program.npz",
-        lambda file: exported.write(lambda w, x: (w * x,), jnp.ones(2), [exported.some((2,), jnp.float32)], {}, file),
+        lambda file: exported.write(
+            lambda w, x: (w[None] * x,), jnp.ones(2), [exported.some((2,), jnp.float32)], {}, file
+        ),
         exported.load,
         25,
     ),
