@@ -57,5 +57,14 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def pytest_sessionfinish(session):
-    if session.config.stash[RECORDER] is not None:
-        session.config.stash[RECORDER].write()
+    if recorder := session.config.stash[RECORDER]:
+        if hasattr(session.config, "workeroutput"):  # of xdist: the process that started the workers writes
+            session.config.workeroutput["golden"] = recorder.told()
+        else:
+            recorder.write()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if recorder := node.config.stash[RECORDER]:
+        recorder.add(getattr(node, "workeroutput", {}).get("golden", {}))

@@ -3,7 +3,7 @@
 An array counts when a test subscripts it, so nothing here hands out all arrays of a file at once. `tests/trust/
 test_golden.py` holds every array to a test that reads it; who reads what is written by
 
-    pytest -p no:xdist -m '' --record-golden tests
+    pytest -n 2 -m '' --record-golden
 """
 
 import functools
@@ -114,16 +114,25 @@ class Recorder:
         self.ran: set[str] = set()
 
     def note(self, test: str) -> None:
-        self.ran.add(test.partition("::")[0])
+        self.ran.add(test)
         for key in READ - self.first.keys():
             self.first[key] = test
 
+    def told(self) -> dict[str, Any]:
+        """All of it, as one worker of xdist tells it."""
+        return {"ran": sorted(self.ran), "first": [[*key, test] for key, test in self.first.items()]}
+
+    def add(self, told: dict[str, Any]) -> None:
+        self.ran |= set(told.get("ran", ()))
+        for file, name, test in told.get("first", ()):
+            self.first.setdefault((file, name), test)
+
     def write(self) -> None:
-        """Replaces what is recorded of the modules that ran; arrays that others read stay theirs."""
+        """Replaces what is recorded of the tests that ran; arrays that others read stay theirs."""
         before = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
         after = {}
         for file, arrays in names().items():
-            kept = {t: e for t, e in before.get(file, {}).items() if t.partition("::")[0] not in self.ran}
+            kept = {test: e for test, e in before.get(file, {}).items() if test not in self.ran}
             taken = set().union(*(meant(entries, arrays) for entries in kept.values()))
             found: dict[str, set[str]] = {}
             for (of, name), test in self.first.items():
