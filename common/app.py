@@ -1,5 +1,6 @@
 """The command line that all methods share: `python -m <method>.main --config=<file>[:variant] [--config.field=...]`."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +15,9 @@ from common import loop, parallel, phases, workdir, writers
 from common.data.cache import cache_dir
 from common.errors import UserError
 from common.experiment import Phase
+
+# What writing meets on a disk that is full, read-only or somebody else's, whenever that happens.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 
 Mode = Callable[[ConfigDict, Path], None]
 
@@ -68,6 +72,15 @@ def _main(build, phases_of, modes: Mapping[str, Mode], evaluation_fields: Collec
     except loop.NonFiniteError as error:
         print(f"Stopped: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        print(
+            f"Error: {error.filename or 'a file'} cannot be written ({error.strerror}); mend that and run the same "
+            "command: it resumes from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _train(stages: Sequence[Phase], config: ConfigDict, folder: Path, evaluation_fields: Collection[str]) -> int:
@@ -99,7 +112,7 @@ def _show(title: str, values: Mapping[str, float]) -> None:
 
 
 def _start_jax() -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax warns at every save without a metric
+    logging.set_verbosity(logging.FATAL)  # Orbax warns at every save without a metric, and logs whatever it raises
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parallel.start_processes(_MULTIHOST.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     if _CACHE.value != "off":

@@ -1,8 +1,11 @@
 """Checkpoints: the latest and the best k, written in the background by Orbax, checked when read."""
 
+import os
+import re
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,9 +74,10 @@ class Checkpoints:
         tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf, tree)
         record = {**meta, "leaves": _describe(tree), "checksums": _checksums(tree)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(record))
-        if step in self.manager.all_steps():
-            self.manager.delete(step)
-        self.manager.save(step, args=args, metrics=None if best is None else {"best": best}, force=True)
+        with self._writing():
+            if step in self.manager.all_steps():
+                self.manager.delete(step)
+            self.manager.save(step, args=args, metrics=None if best is None else {"best": best}, force=True)
 
     def steps(self) -> list[int]:
         """All finished steps in ascending order."""
@@ -205,10 +209,27 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Block until everything is on disk."""
-        self.manager.wait_until_finished()
+        with self._writing():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        self.manager.close()
+        with self._writing():
+            self.manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk and its like, which the thread in the background meets and Orbax tells of later, as UserError."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            code = error.errno if isinstance(error, OSError) else re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None:
+                raise
+            reason = os.strerror(code if isinstance(code, int) else int(code[1]))
+            raise UserError(
+                f"A checkpoint cannot be written to {self.folder} ({reason}); mend that and run the same command: it "
+                "resumes from the last checkpoint that is whole."
+            ) from error
 
 
 def read_run(folder: Path, which: str = "last", absent: str = "") -> tuple[int, PyTree]:

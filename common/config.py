@@ -155,7 +155,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return _parse(list(argv))
     except UserError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(" ".join(str(error).split()) + "\n")  # flags may hold line breaks
         sys.exit(2)
 
 
@@ -205,8 +205,9 @@ def _load_and_check_overrides(name: str, argv: list[str]) -> ConfigDict | None:
 def _load(name: str, argument: str) -> ConfigDict:
     """Run the config file of `--<name>=<path>[:<variant>]`; any mistake in it is a UserError."""
     path, colon, variant = argument.partition(":")
-    if not Path(path).is_file():
-        nearby = map(str, Path(path).parent.glob("*.py"))
+    if not os.path.isfile(path):  # not Path.is_file, which raises where the name is too long
+        folder = Path(path).parent
+        nearby = map(str, folder.glob("*.py") if os.path.isdir(folder) else [])
         raise UserError(
             f"--{name}={argument}: there is no config file {path!r} in {os.getcwd()}{did_you_mean(path, nearby)}."
         )

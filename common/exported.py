@@ -8,7 +8,6 @@ The arrays stay outside the program, so the program is small and the weights are
 
 import io
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
+from common import npz
 from common.errors import UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -71,11 +71,10 @@ def load(file: Path) -> tuple[Callable[..., PyTree], dict[str, Any]]:
       UserError: a file that is missing, damaged, or nothing that `write` has written.
     """
     try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:  # closed whatever happens
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = npz.read(file)
         exported = export.deserialize(bytearray(arrays["program"].tobytes()))
         record = json.loads(str(arrays["record"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} is no exported program ({error}); write it again.") from error
     leaves = [jnp.asarray(arrays[name]) for name in sorted(arrays) if name.startswith("weight_")]
     return lambda *inputs: exported.call(leaves, *inputs), record

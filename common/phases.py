@@ -42,11 +42,15 @@ def train(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str
     Each is built only when the ones before it are finished, with their states as read back from disk. The folder
     belongs to this process (or these processes, of which the main one holds it) meanwhile.
     """
-    if parallel.is_main():
-        workdir.open_for_training(folder, config)
-    with workdir.hold(folder) if parallel.is_main() else nullcontext():
-        parallel.barrier("open workdir")
-        return _train_held(phases, config, folder)
+    new = parallel.is_main() and workdir.open_for_training(folder, config)
+    try:
+        with workdir.hold(folder) if parallel.is_main() else nullcontext():
+            parallel.barrier("open workdir")
+            return _train_held(phases, config, folder)
+    except UserError:
+        if new:
+            workdir.give_up(folder)
+        raise
 
 
 def _train_held(phases: Sequence[Phase], config: ConfigDict, folder: Path) -> dict[str, loop.Outcome]:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -48,8 +48,8 @@ def check_unset(config: ConfigDict, evaluation_fields: Collection[str]) -> None:
         configs.check(config, field, not config[field], "must be left empty in training: it is for finished runs")
 
 
-def open_for_training(path: Path, config: ConfigDict) -> None:
-    """Make the folder, or check that it belongs to this very config. Raises UserError."""
+def open_for_training(path: Path, config: ConfigDict) -> bool:
+    """Make the folder, or check that it belongs to this very config; whether it is new. Raises UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         stored = _stored_config(path)
@@ -67,6 +67,17 @@ def open_for_training(path: Path, config: ConfigDict) -> None:
             _check_same(path, stored, config)
     except OSError as error:
         raise _unusable(path, error) from error
+    return stored is None
+
+
+def give_up(path: Path) -> None:
+    """Remove a new folder in which nothing was trained: a mistake in the config must not keep the name occupied."""
+    inside = sorted(path.rglob("*"), reverse=True)
+    if all(entry.is_dir() or entry.name in ("config.json", "environment.json", ".lock") for entry in inside):
+        for entry in inside:
+            entry.rmdir() if entry.is_dir() else entry.unlink()
+        with suppress(OSError):  # a link, or where something is mounted
+            path.rmdir()
 
 
 @contextmanager

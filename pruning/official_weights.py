@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from common import npz
 from common.errors import UserError
 from pruning.graph import STEM, Graph
 
@@ -18,9 +19,8 @@ def read(path: Path, graph: Graph) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises UserError if the file cannot be read, or holds another architecture.
     """
     try:
-        with np.load(path) as file:
-            tensors = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+        tensors = npz.read(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an .npz file of weights ({type(error).__name__}).") from error
     wanted = _wanted(graph)
     found: dict[tuple[str, ...], np.ndarray] = {}

@@ -13,6 +13,10 @@ import gc
 import jax
 import pytest
 
+from tests import golden_files
+
+RECORDER: pytest.StashKey[golden_files.Recorder | None] = pytest.StashKey()
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
 
@@ -34,3 +38,47 @@ def float64():
     """Run one test with 64-bit arrays."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record-golden", action="store_true", help="write which test reads which golden array")
+
+
+def pytest_configure(config):
+    config.stash[RECORDER] = golden_files.Recorder() if config.getoption("--record-golden") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Arrays may also be read when a module is imported."""
+    report = yield
+    if recorder := collector.config.stash[RECORDER]:
+        recorder.note(collector.nodeid)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test that passes must have read the golden arrays that the record says it reads."""
+    result = yield
+    module, test = pyfuncitem.nodeid.partition("::")[0], pyfuncitem.nodeid
+    if recorder := pyfuncitem.config.stash[RECORDER]:
+        recorder.note(test)
+    else:
+        unread = sorted((golden_files.claims(module) | golden_files.claims(test)) - golden_files.READ)
+        assert not unread, f"recorded in {golden_files.RECORD.name} as read here, but not read: {unread}"
+    return result
+
+
+def pytest_sessionfinish(session):
+    if recorder := session.config.stash[RECORDER]:
+        if hasattr(session.config, "workeroutput"):  # of xdist: the process that started the workers writes
+            session.config.workeroutput["golden"] = recorder.told()
+        else:
+            recorder.write()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    if recorder := node.config.stash[RECORDER]:
+        recorder.add(getattr(node, "workeroutput", {}).get("golden", {}))

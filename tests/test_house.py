@@ -1,7 +1,9 @@
 """The rules of the house, checked on the files themselves."""
 
 import ast
+import functools
 import importlib
+import json
 import re
 import statistics
 import subprocess
@@ -9,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from common.config import flatten
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.parent.name for path in ROOT.glob("*/main.py"))
@@ -25,10 +29,15 @@ def named(path):
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def imports(path):
     """All modules that a file imports, wherever in the file."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -90,7 +99,7 @@ def test_there_is_one_training_loop():
         name, package = path.relative_to(ROOT).as_posix(), path.relative_to(ROOT).parts[0]
         if package == "benchmarks":
             continue
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         if package != "common":
             assert "common.step" not in {module.rpartition(".")[0] for module in imports(path)} | imports(path), path
         for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For | ast.While)):
@@ -142,7 +151,7 @@ def test_errors_of_users_are_no_assertions_and_nothing_is_swallowed():
     for path in CODE:
         if path.relative_to(ROOT).parts[0] == "benchmarks":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"
             if isinstance(node, ast.ExceptHandler) and not _raises_again(node):
                 caught = ast.unparse(node.type) if node.type else "everything"
@@ -156,7 +165,7 @@ def _raises_again(handler):
 
 def test_seeds_do_not_depend_on_the_process():
     for path in CODE:
-        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
         assert "hash" not in {node.func.id for node in calls if isinstance(node.func, ast.Name)}, path
 
 
@@ -171,7 +180,7 @@ def test_packages_are_ours_and_hide_no_module_of_python():
 
 def test_public_functions_and_files_are_described():
     for path in CODE:
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         if tree.body and path.relative_to(ROOT).parts[0] != "benchmarks":
             assert ast.get_docstring(tree), f"{path} does not say what it is"
 
@@ -186,61 +195,60 @@ def test_every_method_has_the_same_rooms(method):
     assert f"{method}/" in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=named)
-def test_config_file(path):
-    """Builds every variant, fast and without jax."""
+def test_config_files_build_every_variant_fast_and_without_jax():
     program = (
-        "import importlib.util, sys, time\n"
+        "import importlib.util, json, sys, time\n"
         "from ml_collections import ConfigDict\n"
         "import common.config\n"
-        "started = time.process_time()\n"
-        "spec = importlib.util.spec_from_file_location('config', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "assert isinstance(module.get_config(), ConfigDict)\n"
-        "for variant in module.VARIANTS:\n"
-        "    assert module.get_config(variant).variant == variant\n"
-        "    common.config.to_json(module.get_config(variant))\n"
-        "assert 'smoke' in module.VARIANTS\n"
-        "assert not {'jax', 'tensorflow', 'torch'} & sys.modules.keys()\n"
-        "print(time.process_time() - started)"
+        "seconds = {}\n"
+        "for path in sys.argv[1:]:\n"
+        "    started = time.process_time()\n"
+        "    spec = importlib.util.spec_from_file_location('config', path)\n"
+        "    module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "    assert isinstance(module.get_config(), ConfigDict), path\n"
+        "    for variant in module.VARIANTS:\n"
+        "        assert module.get_config(variant).variant == variant, path\n"
+        "        common.config.to_json(module.get_config(variant))\n"
+        "    assert 'smoke' in module.VARIANTS, path\n"
+        "    assert not {'jax', 'tensorflow', 'torch'} & sys.modules.keys(), path\n"
+        "    seconds[path] = time.process_time() - started\n"
+        "print(json.dumps(seconds))"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True)
+    files = [str(path) for path in CONFIGS]
+    done = subprocess.run([sys.executable, "-c", program, *files], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1
+    seconds = json.loads(done.stdout)
+    assert list(seconds) == files
+    assert max(seconds.values()) < 1, seconds
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=named)
 def test_config_file_says_how_to_run_it(path):
-    described = ast.get_docstring(ast.parse(path.read_text())) or ""
+    described = ast.get_docstring(parsed(path)) or ""
     assert f"--config={path.relative_to(ROOT).as_posix()}" in described
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=named)
 def test_every_field_of_a_config_is_read(path):
-    method = path.relative_to(ROOT).parts[0]
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    read = names_read_in("common") | names_read_in(path.relative_to(ROOT).parts[0])
+    assert {field.rpartition(".")[2] for field in flatten(module.get_config())} - read == set()
+
+
+@functools.cache
+def names_read_in(package):
+    """Attributes, strings and arguments of a package's files, but for its configs."""
     read = set()
     for file in CODE:
-        if file.relative_to(ROOT).parts[0] in ("common", method) and "configs" not in file.parts:
-            for node in ast.walk(ast.parse(file.read_text())):
+        if file.relative_to(ROOT).parts[0] == package and "configs" not in file.parts:
+            for node in ast.walk(parsed(file)):
                 if isinstance(node, ast.Attribute):
                     read.add(node.attr)
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     read.add(node.value.rpartition(".")[2])
                 elif isinstance(node, ast.arg | ast.keyword) and node.arg:  # a group passed on as keyword arguments
                     read.add(node.arg)
-    assert {field.rpartition(".")[2] for field in _fields(path)} - read == set()
-
-
-def _fields(path):
-    program = (
-        "import importlib.util, sys; from common.config import flatten\n"
-        "spec = importlib.util.spec_from_file_location('config', sys.argv[1])\n"
-        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "print(*flatten(module.get_config()))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
+    return read
 
 
 def test_everything_can_be_imported_without_tensorflow_and_torch():
@@ -258,3 +266,13 @@ def test_everything_can_be_imported_without_tensorflow_and_torch():
     done = subprocess.run([sys.executable, "-c", program, *modules], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(modules)
+
+
+def test_families_of_tests_use_one_another_s_helpers_only_from_common():
+    """As the packages do: those of a method import nothing from those of another, those of `common` from none."""
+    shared = {"__init__", "common", "conftest", "golden_files"}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        package = path.relative_to(ROOT / "tests").parts[0]
+        if package in (*METHODS, "common"):
+            used = {module.split(".")[1] for module in imports(path) if module.startswith("tests.")}
+            assert used <= {package, *shared}, path

@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from absl import logging
+
+from common import npz
 
 
 def cache_dir(sub: str) -> Path:
@@ -47,12 +48,10 @@ def cached_arrays(key: Mapping[str, object], make: Callable[[], dict[str, np.nda
 
 def _read(file: Path) -> dict[str, np.ndarray] | None:
     try:
-        # Opened here, because np.load leaves a damaged file open.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        return npz.read(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         logging.warning("Cached file %s cannot be read (%s); it is made anew.", file, error)
         return None
 

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import importlib.util
 import lzma
+import struct
 import sys
 import tarfile
 import tempfile
@@ -22,6 +23,11 @@ from typing import Any, NoReturn
 from common.data import built_source, tfds_source
 from common.errors import UserError, did_you_mean
 
+# What unpacking can raise; RuntimeError where a password is asked for or a kind of compression is unknown.
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, LookupError, OverflowError, RuntimeError, ValueError),
+)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -135,8 +141,12 @@ def _unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as file:
                 file.extractall(folder, filter="data")
-    # RuntimeError: a password is asked for, or a kind of compression is unknown.
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
+    except OSError as error:
+        raise UserError(
+            f"archive {archive} cannot be unpacked into {folder} ({error.strerror or error}): look whether there is "
+            "room, or unpack it yourself and give the folder."
+        ) from error
+    except _DAMAGE as error:
         raise UserError(
             f"archive {archive} cannot be unpacked, it is damaged, encrypted or no archive: copy it anew, or unpack it "
             "yourself and give the folder."

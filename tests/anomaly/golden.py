@@ -1,23 +1,14 @@
 """The golden files of the official implementation, and the arrays that both sides make from a formula."""
 
 import zlib
-from pathlib import Path
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
-FOLDER = Path(__file__).parents[1] / "golden" / "anomaly"
+from tests import golden_files
 
-
-def load(name):
-    """All arrays of a file."""
-    with np.load(FOLDER / f"{name}.npz") as stored:
-        return {key: stored[key] for key in stored.files}
-
-
-def case(arrays, name):
-    """The arrays of one case, by their names inside it."""
-    return {key.removeprefix(f"{name}/"): value for key, value in arrays.items() if key.startswith(f"{name}/")}
+load = partial(golden_files.load, "anomaly")
 
 
 def formula(prefix, name, shape):

@@ -22,7 +22,7 @@ def random_taps(sizes, channels, batch=2, seed=0):
 
 @pytest.mark.parametrize(("name", "factor", "divide"), [("res18", 1, False), ("effnet_b5", 2, True)])
 def test_golden_descriptor(name, factor, divide):
-    expected = golden.case(golden.load("descriptor"), name)
+    expected = golden.load("descriptor").under(f"{name}/")
     taps = [jnp.asarray(golden.nhwc(expected[f"p{i}"])) for i in range(3)]
     channels = [tap.shape[-1] for tap in taps]
     width = descriptor.descriptor_width(channels, int(expected["gamma_d"]), factor)

@@ -33,7 +33,7 @@ def golden_values(expected, phi, radius):
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_golden_loss(name, wide):
-    expected = golden.case(golden.load("loss"), name)
+    expected = golden.load("loss").under(f"{name}/")
     with jax.enable_x64(wide):
         dtype = jnp.float64 if wide else jnp.float32
         phi, radius = jnp.asarray(expected["phi"], dtype), jnp.asarray(expected["r"], dtype)
@@ -47,7 +47,7 @@ def test_golden_loss(name, wide):
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 40])
 def test_chunks_change_nothing(chunk):
-    expected = golden.case(golden.load("loss"), "both_active")
+    expected = golden.load("loss").under("both_active/")
     phi, radius = jnp.asarray(expected["phi"]), jnp.asarray(expected["r"])
     bank = jnp.asarray(expected["C"].T)
 

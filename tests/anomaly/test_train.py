@@ -44,7 +44,7 @@ def step_of(recipe):
 
 
 def run_amsgrad(optimizer, dtype):
-    expected = golden.case(golden.load("train_steps"), "amsgrad")
+    expected = golden.load("train_steps").under("amsgrad/")
     params = jnp.asarray(expected["params0"], dtype)
     state, found = optimizer.init(params), []
     for gradient in expected["grads"]:
@@ -83,7 +83,7 @@ def golden_steps():
 def test_golden_train_steps(tag, golden_steps):
     recipe, step, plain, plain_step = golden_steps
     arrays = golden.load("train_steps")
-    expected = golden.case(arrays, tag)
+    expected = arrays.under(f"{tag}/")
     params = golden.descriptor_params("train_steps", 28, 450)
     np.testing.assert_array_equal(params["kernel"].T[:4], arrays["layer.conv.weight_init_first4"])
     np.testing.assert_array_equal(params["bias"], arrays["layer.conv.bias_init"])

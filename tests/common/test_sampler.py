@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from common import optim, sampler
-from tests.vit_small.golden_augmentation import golden
+from tests import golden_files
 
 
 def run(steps, num_images, batch_size, **options):
@@ -20,7 +20,7 @@ def run(steps, num_images, batch_size, **options):
 
 
 def test_batches_equal_official():
-    arrays = golden("augmentation")
+    arrays = golden_files.load("vit_small", "augmentation")
     num_images, batch_size = arrays["sampler.n_and_batch"]
     random = np.random.RandomState(0)
     orders = jnp.asarray(np.stack([random.permutation(num_images) for _ in range(4)]))
@@ -58,7 +58,7 @@ def test_repeats_show_an_image_several_times_in_a_row():
 
 @pytest.mark.parametrize("name", ["cifar", "svhn", "tiny_imagenet"])
 def test_schedule_equals_official(name):
-    arrays = golden("augmentation")
+    arrays = golden_files.load("vit_small", "augmentation")
     num_images, epochs, warmup_epochs, batch_size, peak, per_epoch = arrays[f"schedule.{name}.config"]
     assert sampler.steps_per_epoch(int(num_images), int(batch_size), passes=3) == per_epoch
     schedule = optim.make_schedule(

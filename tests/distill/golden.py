@@ -1,12 +1,13 @@
 """The golden files of the official implementations, and comparison relative to the largest entry of each array."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from tests import golden_files
 
 
 def _quick_to_compile():
@@ -21,14 +22,12 @@ def _quick_to_compile():
 
 compiled = functools.partial(jax.jit, compiler_options=_quick_to_compile())
 
-FOLDER = Path(__file__).parents[1] / "golden" / "distill"
 VALUES, GRADIENTS, MODULE_GRADIENTS = 1e-5, 1e-4, 3e-4
 
 
 def load(name):
-    """All arrays of a file, in the precision of the test (float32, or float64 under the fixture)."""
-    with np.load(FOLDER / f"{name}.npz") as stored:
-        return {key: jnp.asarray(stored[key], jnp.result_type(float)) for key in stored.files}
+    """The arrays of a file, in the precision of the test (float32, or float64 under the fixture)."""
+    return golden_files.load("distill", name).mapped(lambda array: jnp.asarray(array, jnp.result_type(float)))
 
 
 def close(found, expected, tolerance=VALUES, name=""):

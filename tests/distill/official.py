@@ -2,8 +2,7 @@
 
 import re
 import zlib
-from functools import cache
-from pathlib import Path
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from distill import models
 from distill.method import Variables
+from tests import golden_files
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "distill"
 LEAVES = {"kernel": "weights", "scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}
 SCOPES = {
     "resnet8": "Student",
@@ -29,10 +28,7 @@ SCOPES = {
 }
 
 
-@cache
-def golden(name):
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        return dict(file)
+golden = partial(golden_files.load, "distill")
 
 
 def _layer(network, layer):

@@ -17,7 +17,7 @@ TENSORS = range(3)
 
 def trajectory(stored, start, gradient, rate, steps):
     """The weights after each of `steps` updates by momentum SGD."""
-    optimizer = optax.sgd(rate, momentum=0.9, nesterov=True)
+    optimizer = optax.sgd(rate, momentum=float(stored["momentum"]), nesterov=True)
     weights, state = start, optimizer.init(start)
     for _ in range(steps):
         updates, state = optimizer.update(gradient(weights), state, weights)

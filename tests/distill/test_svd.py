@@ -40,6 +40,7 @@ def test_golden_toolbox_derivative():
     stored = golden.load("kd_svd")
     for i in range(2):
         given = svd.SVD(stored[f"vjp{i}_s"], stored[f"vjp{i}_U"], stored[f"vjp{i}_V"])
+        close(np.einsum("bir,br,bjr->bij", given.u, given.s, given.v), stored[f"vjp{i}_x"], name=f"vjp{i} x")
         close(compiled(svd.truncated_svd_vjp)(given, stored[f"vjp{i}_dV"]), stored[f"vjp{i}_dx"], GRADIENTS, f"vjp{i}")
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import zlib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,18 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "fer"
+from tests import golden_files
+
 # Compiled with little optimisation: these tests compile more than they compute.
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 )
 
 
-@functools.cache
-def golden(name: str) -> dict[str, np.ndarray]:
-    """All arrays of a file."""
-    with np.load(GOLDEN / f"{name}.npz") as arrays:
-        return dict(arrays)
+golden = functools.partial(golden_files.load, "fer")
 
 
 def official_name(path: tuple[str, ...]) -> str:

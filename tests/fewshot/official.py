@@ -6,15 +6,14 @@ Official: images NCHW, kernels OIHW, linear weights [out, in] with `in` flattene
 
 import functools
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from fewshot.adaptation import Task
-
-FOLDER = Path(__file__).parents[1] / "golden" / "fewshot"
+from tests import golden_files
 
 _PATHS = {
     r"layer_dict\.conv(\d)\.conv\.weight": r"conv\1/kernel",
@@ -40,10 +39,7 @@ _PATHS = {
 }
 
 
-@functools.cache
-def golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(FOLDER / f"{name}.npz") as file:
-        return dict(file)
+golden = functools.partial(golden_files.load, "fewshot")
 
 
 def path(name: str) -> str:
@@ -65,7 +61,7 @@ def flat_features(x: np.ndarray, final_map: tuple[int, int]) -> np.ndarray:
     return images(maps).reshape(x.shape)
 
 
-def keys(data: dict[str, np.ndarray], prefix: str) -> dict[str, str]:
+def keys(data: Mapping[str, np.ndarray], prefix: str) -> dict[str, str]:
     """{our path: key of the golden file} of all parameters whose key is `prefix` + official name."""
     names = {key: key.removeprefix(prefix) for key in data if key.startswith(prefix)}
     return {path(name): key for key, name in names.items() if name.startswith(("layer_dict", "0.", "2."))}
@@ -82,7 +78,7 @@ def layout(ours: str, array: np.ndarray, final_map: tuple[int, int] = (1, 1)) ->
     return array.swapaxes(-1, -2)
 
 
-def group(data: dict[str, np.ndarray], prefix: str, final_map: tuple[int, int] = (1, 1)) -> dict[str, np.ndarray]:
+def group(data: Mapping[str, np.ndarray], prefix: str, final_map: tuple[int, int] = (1, 1)) -> dict[str, np.ndarray]:
     """The parameters named `prefix` + official name, as {our path: array in our layout}."""
     return {ours: layout(ours, data[key], final_map) for ours, key in keys(data, prefix).items()}
 
@@ -92,7 +88,7 @@ def nested(flat: dict[str, np.ndarray]) -> dict:
     return unflatten_dict(flat, sep="/")
 
 
-def parameters(data: dict[str, np.ndarray]) -> dict:
+def parameters(data: Mapping[str, np.ndarray]) -> dict:
     """Outer parameters of a trajectory file: "net", "rates" and, for CxGrad, "generator"."""
     net = group(data, "w/")
     rates = group(data, "inner_lr/")
@@ -103,7 +99,7 @@ def parameters(data: dict[str, np.ndarray]) -> dict:
     return params | ({"generator": nested(group(data, "G/"))} if "G/0.weight" in data else {})
 
 
-def tasks(data: dict[str, np.ndarray]) -> Task:
+def tasks(data: Mapping[str, np.ndarray]) -> Task:
     """The tasks of a trajectory file, flattened class by class, with a leading task axis."""
     fields = []
     for part in ("support", "target"):

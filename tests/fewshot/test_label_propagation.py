@@ -57,6 +57,7 @@ def results(variant, dtype):
     """{name: (ours, golden)}."""
     data, spec = official.golden("label_propagation"), VARIANTS[variant]
     assert (float(data["alpha"]), float(data["eps"])) == (spec.alpha, lp.EPSILON)
+    assert int(data["k"]) == VARIANTS["knn"].neighbours
     features = jnp.asarray(data["features"], dtype)
     sigma = jnp.asarray(data["sigma"] if variant in ("knn_sigma", "tpn") else 0.8, dtype)
     if variant == "knn":  # the same length scale for every image; so the program is that of "knn_sigma"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import ChainMap
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from fewshot import tapl
 from fewshot.adaptation import InnerLoop, adapt, task_loss
 from fewshot.convolution import CONVOLUTIONS
-from fewshot.label_propagation import Propagation
+from fewshot.label_propagation import EPSILON, Propagation
 from fewshot.length_scale import SIGMAS, init_sigma, length_scale
 from fewshot.models import Conv4, Output
 from tests.fewshot import official, trajectory
@@ -39,7 +40,9 @@ def little_optimization():
 def inputs():
     data = official.golden(GOLDEN)
     names = [key for key in data if key.startswith("w/") and "norm_layer" not in key]
-    params = official.parameters(data | {"inner_param_names": [key.removeprefix("w/") for key in names]})
+    params = official.parameters(
+        ChainMap({"inner_param_names": np.array([key.removeprefix("w/") for key in names])}, data)
+    )
     return {"net": params["net"], "sigma": {"log_sigma": data["log_sigma"]}}, official.tasks(data)
 
 
@@ -74,6 +77,7 @@ def comparisons(mode: str, dtype: type, conv: str) -> dict[str, tuple[np.ndarray
     """{key of the golden file: (ours, theirs)} for all of a mode's results."""
     data, result = official.golden(GOLDEN), run(spec_of(mode), dtype=dtype, conv=conv)
     assert (float(data["query_weight"]), int(data["k"]), int(data["num_steps"])) == (1.0, 6, 3)
+    assert (float(data["alpha"]), float(data["eps"])) == (MAML.propagation.alpha, EPSILON)
     pairs = {
         "inner_loss_support": result["support_loss"],
         "inner_loss_query": result["pseudo_loss"],

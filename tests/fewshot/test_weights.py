@@ -25,7 +25,7 @@ RATES = "inner_loop_optimizer.names_learning_rates_dict."
 
 def named(data, source, target=""):
     """The arrays of a golden file under `source`, by the names of the official state dict."""
-    return {target + key.removeprefix(source): array for key, array in data.items() if key.startswith(source)}
+    return {target + key.removeprefix(source): data[key] for key in data if key.startswith(source)}
 
 
 def state_dict(name: str) -> dict[str, np.ndarray]:

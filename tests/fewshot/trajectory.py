@@ -76,6 +76,8 @@ def run(
 def of_golden(name: str, dtype: type = np.float64, first_order: bool = False, **options) -> dict[str, Any]:
     """`run` on the parameters and tasks of a golden file."""
     data = official.golden(name)
+    # What `build` takes for granted: the number of steps and the default rate of the context.
+    assert (int(data["num_steps"]), float(data.get("context_lr", 1.0))) == (5, 1.0)
     method = "cxgrad" if name.startswith("cxgrad") else "maml"
     inputs = official.parameters(data), official.tasks(data), data.get("loss_importance")
     return run(method, *inputs, dtype=dtype, first_order=first_order, **options)

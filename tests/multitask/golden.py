@@ -1,13 +1,7 @@
 """The golden files of the family."""
 
-from pathlib import Path
+from functools import partial
 
-import numpy as np
+from tests import golden_files
 
-FOLDER = Path(__file__).parents[1] / "golden" / "multitask"
-
-
-def load(name):
-    """All arrays of a file."""
-    with np.load(FOLDER / f"{name}.npz") as stored:
-        return {key: stored[key] for key in stored.files}
+load = partial(golden_files.load, "multitask")

@@ -8,7 +8,7 @@ import pytest
 from multitask.detection import boxes, centernet, ssd
 from tests.multitask import golden
 
-GOLDEN = {name: jnp.asarray(value) for name, value in golden.load("detection").items()}
+GOLDEN = golden.load("detection").mapped(jnp.asarray)
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from multitask import losses, pseudo_labels
 from tests.multitask import golden
 
-ARRAYS = {name: jnp.asarray(array) for name, array in golden.load("task_losses").items()}
+ARRAYS = golden.load("task_losses").mapped(jnp.asarray)
 
 
 def matches(function, argument, loss, gradient):

@@ -12,7 +12,7 @@ from multitask.transfer import metric_losses, probe
 from tests.multitask import golden
 
 GOLDEN = golden.load("probe")
-LOSSES = {name: jnp.asarray(value) for name, value in golden.load("metric_losses").items()}
+LOSSES = golden.load("metric_losses").mapped(jnp.asarray)
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
 

@@ -15,8 +15,8 @@ from pruning.models.cifar_resnet import basic_block
 from pruning.models.imagenet_resnet import bottleneck
 from pruning.models.mobilenet_v2 import Stage, inverted_residual
 from pruning.models.network import Network
+from tests import golden_files
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "pruning"
 SHARED = Path(__file__).parents[2].parent / "shared" / "golden" / "pruning"  # files with real trained weights
 # Compiled with little optimisation: these tests compile more than they compute.
 jit = functools.partial(
@@ -25,11 +25,7 @@ jit = functools.partial(
 MEAN, STD = (np.array(values, np.float32) for values in ((113.9, 123.0, 125.3), (66.7, 62.1, 63.0)))
 
 
-@functools.cache
-def golden(name):
-    """All arrays of a file."""
-    with np.load(GOLDEN / f"{name}.npz") as stored:
-        return dict(stored)
+golden = functools.partial(golden_files.load, "pruning")
 
 
 def shared_file(name):

@@ -13,8 +13,7 @@ CASES = range(4)
 
 def case(index):
     """(labels, student, bank, temperature) and what the official code made of them."""
-    losses, name = golden("losses"), f"ft{index}_"
-    found = {key.removeprefix(name): array for key, array in losses.items() if key.startswith(name)}
+    found = golden("losses").under(f"ft{index}_")
     temperature = 10.0 if found["student"].shape[-1] >= 1000 else 4.0
     inputs = [jnp.asarray(found[key]) for key in ("student", "labels", "bank")]
     return (*inputs, temperature), found

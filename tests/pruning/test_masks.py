@@ -38,7 +38,7 @@ def test_masks_keep_the_highest_scores(scores, keep):
 
 
 def test_masked_convolution_and_its_gate():
-    units = {name: jnp.asarray(array) for name, array in golden("units").items()}
+    units = golden("units").mapped(jnp.asarray)
     in_mask, out_mask = units["conv_in_mask"], units["conv_out_mask"]
 
     def gated(x, kernel, tap):
@@ -56,7 +56,7 @@ def test_masked_convolution_and_its_gate():
 
 
 def test_masked_dense_and_depthwise_layers():
-    units = {name: jnp.asarray(array) for name, array in golden("units").items()}
+    units = golden("units").mapped(jnp.asarray)
     in_mask = units["conv_in_mask"]
     close(masks.masked_dense(units["fc_x"], units["fc_kernel"], in_mask), units["fc_out"])
     depthwise = jnp.moveaxis(units["dw_kernel"], 2, 3)

@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 import zlib
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests import golden_files
 from vit_small.design import Design
 from vit_small.models import T2T, CaiT, PiT, Swin, ViT
 from vit_small.models.t2t import sinusoid
 from vit_small.official_names import from_official
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "vit_small"
 CASES = [(spt, lsa) for spt in (0, 1) for lsa in (0, 1)]
 # Compiled with little optimisation: these tests compile more than they compute.
 jit = functools.partial(
@@ -24,11 +24,7 @@ jit = functools.partial(
 NAMES = ("vit", "t2t", "cait", "pit", "swin")
 
 
-@functools.cache
-def golden(name: str) -> dict[str, np.ndarray]:
-    """All arrays of a file."""
-    with np.load(GOLDEN / f"{name}.npz") as arrays:
-        return dict(arrays)
+golden = functools.partial(golden_files.load, "vit_small")
 
 
 def z(name: str, *shape: int) -> np.ndarray:
@@ -64,7 +60,7 @@ def weight(name: str, shape: tuple[int, ...], kind: str, temperature: float) -> 
     raise ValueError(kind)
 
 
-def table(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, tuple[tuple[int, ...], str, float]]:
+def table(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, tuple[tuple[int, ...], str, float]]:
     """{official name: (shape, kind, first temperature)} in the order of the file."""
     columns = (arrays[f"{prefix}{column}"] for column in ("names", "shapes", "kinds", "temperature_init"))
     return {
@@ -73,13 +69,13 @@ def table(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, tuple[tuple[i
     }
 
 
-def positions(arrays: dict[str, np.ndarray], prefix: str) -> int:
+def positions(arrays: Mapping[str, np.ndarray], prefix: str) -> int:
     """Tokens of T2T's fixed positions, 0 for other models."""
     shape, _, _ = table(arrays, prefix).get("pos_embed", ((0, 0), "", 0.0))
     return shape[1]
 
 
-def weights(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def weights(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """All formula weights of a table, by official name."""
     return {name: weight(name, *row) for name, row in table(arrays, prefix).items()}
 
@@ -128,7 +124,7 @@ def like(model: Any, side: int) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float64), shapes)
 
 
-def params(model: Any, arrays: dict[str, np.ndarray], prefix: str, side: int = 16) -> dict[str, Any]:
+def params(model: Any, arrays: Mapping[str, np.ndarray], prefix: str, side: int = 16) -> dict[str, Any]:
     """Formula weights as this package's parameters."""
     return from_official(model, weights(arrays, prefix), like(model, side))
 

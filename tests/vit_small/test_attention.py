@@ -34,10 +34,9 @@ NAMES = {  # official -> ours
 def read(prefix, kind, dtype):
     """Arrays `<prefix>.<kind>.*` under our names; the bias table of Swin apart."""
     tree, table = {}, None
-    for name, array in official.golden("attention").items():
-        if not name.startswith(f"{prefix}.{kind}."):
-            continue
-        name = name.removeprefix(f"{prefix}.{kind}.")
+    arrays = official.golden("attention").under(f"{prefix}.{kind}.")
+    for name in arrays:
+        array = arrays[name]
         if name == "relative_position_bias_table":
             table = jnp.asarray(array, dtype)
             continue

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from tests.vit_small.golden_augmentation import golden
+from tests.vit_small.official import golden
 from vit_small.augmentation import Augmentation, augment, erasing, mixing
 
 CIFAR10 = Augmentation(10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
@@ -58,7 +58,7 @@ def test_cutmix_boxes_in_float32_equal_official():
 
 
 def test_soft_labels_give_the_official_loss_and_gradient(float64):
-    arrays = {name.removeprefix("loss."): value for name, value in golden("augmentation").items() if "loss." in name}
+    arrays = golden("augmentation").under("loss.")
     first, second = (mixing.smooth_labels(jnp.asarray(arrays[name]), 10, 0.1) for name in ("ya", "yb"))
 
     def loss(logits, targets):

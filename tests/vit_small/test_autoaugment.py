@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.pillow_augmentation import operate
-from tests.vit_small.golden_augmentation import golden
+from tests.vit_small.official import golden
 from vit_small.augmentation import autoaugment, policies
 from vit_small.augmentation.operations import apply_operations
 from vit_small.augmentation.policies import INDEX, LEVELS, OPERATIONS, POLICIES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from common import npz
 from common.errors import UserError
 
 # All that NumPy arrays, their scalars and Python's containers need. NumPy 1 and Python 2 had other names for some.
@@ -56,20 +56,21 @@ def read_pickle(file: Path) -> Any:
     # What a damaged pickle raises depends on where the damage is.
     except (pickle.UnpicklingError, OSError, EOFError, ArithmeticError, LookupError, ValueError, TypeError,
             AttributeError, ImportError, MemoryError) as error:  # fmt: skip
-        raise UserError(f"file {file} cannot be read as pickled arrays ({error}): copy it anew.") from error
+        reason = " ".join(str(error).split())  # names in a damaged pickle may hold anything
+        raise UserError(f"file {file} cannot be read as pickled arrays ({reason}): copy it anew.") from error
 
 
 def read_npz(file: Path, *names: str) -> np.ndarray:
     """The first of these arrays that an .npz file holds. Raises UserError: damaged, or none of them."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            for name in names:
-                if name in stored.files:
-                    return stored[name]
-            held = ", ".join(stored.files)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        stored = npz.read(file)
+    except (OSError, ValueError) as error:
         raise UserError(f"file {file} cannot be read as .npz arrays ({error}): copy it anew.") from error
-    raise UserError(f"file {file} must hold an array called {' or '.join(names)}, but holds {held or 'none'}.")
+    for name in names:
+        if name in stored:
+            return stored[name]
+    held = ", ".join(stored) or "none"
+    raise UserError(f"file {file} must hold an array called {' or '.join(names)}, but holds {held}.")
 
 
 def check_images(file: Path, images: Any) -> UInt8[np.ndarray, "n h w 3"]:

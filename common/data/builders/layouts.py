@@ -91,20 +91,22 @@ def _read_csv_lists(root: Path) -> Splits | None:
 
 
 def _read_csv(file: Path, images: Path) -> list[Example]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            table = csv.DictReader(stream)
+            names, rows = table.fieldnames or (), list(enumerate(table, 2))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise UserError(f"file {file} cannot be read as CSV ({error}): copy it anew.") from error
+    if not {"filename", "label"} <= set(names):
+        raise UserError(f"file {file} must begin with the line 'filename,label', but begins with {names}.")
     examples = []
-    with file.open(newline="") as stream:
-        rows = csv.DictReader(stream)
-        if not {"filename", "label"} <= set(rows.fieldnames or ()):
-            raise UserError(
-                f"file {file} must begin with the line 'filename,label', but begins with {rows.fieldnames}."
-            )
-        for number, row in enumerate(rows, 2):
-            if not row["filename"] or not row["label"]:
-                raise UserError(f"line {number} of {file} must hold a file name and a label, but is {row}.")
-            image = images / row["filename"]
-            if not image.is_file():
-                raise UserError(f"picture {image}, named in line {number} of {file}, is missing.")
-            examples.append(Example(row["label"], row["filename"], image))
+    for number, row in rows:
+        if not row["filename"] or not row["label"]:
+            raise UserError(f"line {number} of {file} must hold a file name and a label, but is {row}.")
+        image = images / row["filename"]
+        if not image.is_file():
+            raise UserError(f"picture {image}, named in line {number} of {file}, is missing.")
+        examples.append(Example(row["label"], row["filename"], image))
     return sorted(examples)
 
 

@@ -37,7 +37,11 @@ def _published_class(folder: Path) -> list[Example]:
 def _annotated(folder: Path) -> list[Example]:
     """Pictures of val/images with the class that each line of the annotations begins with: file, class, box."""
     examples, file = [], folder / ANNOTATIONS
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"file {file} cannot be read ({error}): copy it anew.") from error
+    for number, line in enumerate(lines, 1):
         parts = line.split("\t")
         if len(parts) < 2 or not parts[0] or not parts[1]:
             raise UserError(f"line {number} of {file} must hold a file name and a class, but is {line!r}.")

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ def _aff_wild2(root: Path, label_scale: float) -> list[table.Row]:
     rows = []
     for folder, split in (("Train_Set", "train"), ("Validation_Set", "test")):
         for file in sorted((root / "annotations").glob(f"**/{folder}/*.txt")):
-            lines = file.read_text().splitlines()
+            lines = _lines(file)
             if not lines or [cell.strip() for cell in lines[0].lower().split(",")] != ["valence", "arousal"]:
                 continue  # other tasks of the same challenge
             for number, line in enumerate(lines[1:], 1):
@@ -110,6 +111,13 @@ def _aff_wild2(root: Path, label_scale: float) -> list[table.Row]:
                 valence, arousal = (_checked(where, value, label_scale) for value in values)
                 rows.append(table.Row(image, file.stem, valence, arousal, split))
     return rows
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"file {file} cannot be read ({error}): copy it anew.") from error
 
 
 def _numbers(where: str, line: str) -> tuple[float, float]:
@@ -129,21 +137,24 @@ def _checked(where: str, value: float, scale: float) -> float:
 def _array(file: Path) -> float:
     try:
         return float(np.load(file, allow_pickle=False).item())
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"annotation {file} is missing or no number ({error}).") from error
+    # What NumPy raises depends on where the damage is; its header is Python source.
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, SyntaxError, TokenError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"annotation {file} is missing or no number ({reason}): copy it anew.") from error
 
 
 def _ages(file: Path) -> dict[str, float]:
     if not file.is_file():
         return {}
-    with file.open(newline="") as stream:
-        lines = csv.DictReader(stream)
-        if not {"image", "age"} <= set(lines.fieldnames or ()):
-            raise UserError(f"file {file} must begin with the line 'image,age', but begins with {lines.fieldnames}.")
-        try:
-            return {line["image"]: float(line["age"]) for line in lines}
-        except (ValueError, TypeError) as error:
-            raise UserError(f"file {file} has an age that is no number ({error}).") from error
+    table = csv.DictReader(_lines(file))
+    try:
+        if not {"image", "age"} <= set(table.fieldnames or ()):
+            raise UserError(f"file {file} must begin with the line 'image,age', but begins with {table.fieldnames}.")
+        return {line["image"]: float(line["age"]) for line in table}
+    except (ValueError, TypeError, csv.Error) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"file {file} has an age that is no number ({error}).") from error
 
 
 _ENTRIES = {

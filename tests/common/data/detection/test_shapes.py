@@ -1,15 +1,12 @@
 """Drawn shapes: the golden images, boxes that are tight, what cannot be asked for."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from common.data import detection
 from common.data.detection import shapes
 from common.errors import UserError
-
-GOLDEN = Path(__file__).parents[3] / "golden" / "multitask" / "shapes.npz"
+from tests import golden_files
 
 
 def load(**options):
@@ -17,11 +14,11 @@ def load(**options):
 
 
 def test_matches_the_golden_exactly():
-    with np.load(GOLDEN) as golden:
-        for place, index in enumerate(golden["indices"]):
-            found = shapes.draw(int(golden["seed"]), int(index), int(golden["size"]), int(golden["max_objects"]))
-            for ours, name in zip(found, ("images", "boxes", "labels"), strict=True):
-                np.testing.assert_array_equal(ours, golden[name][place])
+    golden = golden_files.load("multitask", "shapes")
+    for place, index in enumerate(golden["indices"]):
+        found = shapes.draw(int(golden["seed"]), int(index), int(golden["size"]), int(golden["max_objects"]))
+        for ours, name in zip(found, ("images", "boxes", "labels"), strict=True):
+            np.testing.assert_array_equal(ours, golden[name][place])
 
 
 @pytest.mark.parametrize("label", range(4))
