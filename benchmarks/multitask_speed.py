@@ -9,7 +9,6 @@ task, all cores and one thread) starts from the same weights; its first loss mus
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine, write_report
-from benchmarks.timing import time_in_turn, to_reference
+from benchmarks.timing import compile_timed, time_in_turn, to_reference
 from common import huge_pages
 from common.augment import normalize
 from multitask import experiment, snapshot, train
@@ -43,6 +42,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "gradient surgery": {"gradient.kind": "pcgrad"},
 }
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
+_QUICK = flags.DEFINE_bool("quick", False, "Only the joint step, one pass per task, and PyTorch.")
 _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lower_bound=1)
 
 
@@ -73,11 +73,7 @@ def prepare(fields: dict[str, Any]) -> tuple[Callable[[], float], dict[str, floa
         state, metrics = module.train_step(recipe, state, data, batch, key)
         return state.replace(step=state.step + 1), metrics
 
-    started = time.perf_counter()
-    compiled = jax.jit(step).lower(state, data, batch, jax.random.key(1)).compile()
-    cost = {"compile_s": time.perf_counter() - started}
-    memory: Any = compiled.memory_analysis()
-    cost["temporary_mib"] = memory.temp_size_in_bytes / 2**20
+    compiled, cost = compile_timed(jax.jit(step), state, data, batch, jax.random.key(1))
     kept = {"state": state}
 
     def run() -> float:
@@ -114,6 +110,8 @@ def measure() -> dict[str, dict[str, Any]]:
     """A row for each form, with its ratios."""
     runs, costs, theirs = {}, {}, {}
     for name, fields in FORMS.items():
+        if _QUICK.value and name not in (JOINT, SPLIT):
+            continue
         runs[name], costs[name], state, batch = prepare(fields)
         print(f"{name}: compiled in {costs[name]['compile_s']:.1f} s", flush=True)
         if name == SPLIT and find_spec("torch") is not None:
@@ -150,7 +148,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         )
         table.add_row(
             name,
-            *(f"{row[key]:.1f}" if key in row else "-" for key in ("compile_s", "temporary_mib")),
+            *(f"{row[key]:.1f}" if key in row else "-" for key in ("compile_s", "temporaries_mib")),
             f"{statistics.median(row['wall_ms']):.0f} / {min(row['wall_ms']):.0f}",
             f"{min(row['cpu_ms']):.0f}",
             *ratios,
