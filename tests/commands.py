@@ -43,8 +43,8 @@ def check(words: list[str]) -> None:
     assert spec is not None, module
     assert spec.origin is not None, module
     own = Path(spec.origin).read_text()
-    imported = {f"{place}/{name}" for place, names in re.findall(r"^ *from (\S+) import (.*)$", own, re.MULTILINE)
-                for name in ("", *names.split(", "))}  # fmt: skip
+    imports = re.findall(r"^ *from (\S+) import ([\w, ]*)", own, re.MULTILINE)
+    imported = {f"{place}/{name.strip()}" for place, names in imports for name in ("", *names.split(","))}
     files = [ROOT / f"{name.rstrip('/').replace('.', '/')}.py" for name in sorted(imported)]
     known = own + "".join(file.read_text() for file in files if file.is_file())
     config = None

@@ -12,6 +12,7 @@ PAGES = sorted(
     for path in (*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/**/*.md"))
     if not {"runs", "node_modules"} & set(path.relative_to(ROOT).parts)
 )
+FAMILIES = ("anomaly", "distill", "fer", "fewshot", "multitask", "pruning", "vit_small")
 WITH_COMMANDS = [
     *PAGES,
     *(
@@ -32,6 +33,20 @@ def test_links(page):
         path = target.partition("#")[0]
         if path and "://" not in path:
             assert (ROOT / page).parent.joinpath(path).exists(), target
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pages_of_families_have_the_same_headings(family):
+    headings = re.findall(r"^## (.*)$", (ROOT / family / "README.md").read_text(), re.MULTILINE)
+    assert headings == [
+        "What the paper does",
+        "Equations and where they are",
+        "Run it",
+        "Your own data",
+        "Results",
+        "Differences from the paper and the official code",
+        "Provenance",
+    ]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=str)
