@@ -48,12 +48,6 @@ FAMILIES = {
     "multitask": Family("tte", "TTE, joint step", "batch_size", 64, SIDES, "pretrain"),
 }
 
-_FAMILY = flags.DEFINE_enum("family", "vit_small", list(FAMILIES), "Whose step.")
-_FIELDS = flags.DEFINE_string("fields", "{}", "Changed config fields, as a JSON object.")
-_QUICK = flags.DEFINE_bool("quick", False, "The family's smoke config.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "", "JSON file to write.")
-
 
 def untrained(family: str, fields: Mapping[str, Any], quick: bool) -> tuple[Experiment, int]:
     """The experiment of the measured phase, after phases that were only initialised, and the run's seed."""
@@ -103,15 +97,21 @@ def measure(experiment: Experiment, seed: int, repeats: int) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     del argv
+    chosen = flags.FLAGS
     jax.config.update("jax_enable_compilation_cache", False)
-    given = json.loads(_FIELDS.value)
+    given = json.loads(chosen.fields)
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    experiment, seed = untrained(_FAMILY.value, fields, _QUICK.value)
-    report = {"family": _FAMILY.value, "fields": fields, **measure(experiment, seed, _REPEATS.value)}
-    print(f"{_FAMILY.value} {fields}, {report['devices']} devices: {report['step_ms']['median']:.1f} ms", flush=True)
-    write_report(_OUT.value, {"machine": machine(), **report})
+    experiment, seed = untrained(chosen.family, fields, chosen.quick)
+    report = {"family": chosen.family, "fields": fields, **measure(experiment, seed, chosen.repeats)}
+    print(f"{chosen.family} {fields}, {report['devices']} devices: {report['step_ms']['median']:.1f} ms", flush=True)
+    write_report(chosen.out, {"machine": machine(), **report})
 
 
 if __name__ == "__main__":
     huge_pages.restart()
+    flags.DEFINE_enum("family", "vit_small", list(FAMILIES), "Whose step.")
+    flags.DEFINE_string("fields", "{}", "Changed config fields, as a JSON object.")
+    flags.DEFINE_bool("quick", False, "The family's smoke config.")
+    flags.DEFINE_integer("repeats", 5, "Timed steps.", lower_bound=1)
+    flags.DEFINE_string("out", "", "JSON file to write.")
     app.run(main)

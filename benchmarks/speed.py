@@ -44,7 +44,7 @@ class Line(NamedTuple):
     method: str
     form: str
     reference: str = ""  # the naive form, or what the method's own work is to be seen against
-    torch: str = ""  # how the names of PyTorch's forms of the same work begin
+    torch: str = ""  # PyTorch's form of the same work; the number of threads may stand behind it
 
 
 class Benchmark(NamedTuple):
@@ -110,11 +110,12 @@ def main(argv: list[str]) -> None:
     backend, kind, count = device()
     suffix = "" if backend == "cpu" else "-" + re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
     out = Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
     for family in _ONLY.value or BENCHMARKS:
         measure(family, out, suffix, backend, count)
-    table = out / f"{'speed-quick' if _QUICK.value else 'speed'}{suffix}.md"
-    table.write_text(markdown(out, suffix))
-    print(table.read_text())
+    page = out / f"speed{suffix}{'_quick' if _QUICK.value else ''}.md"
+    page.write_text(markdown(out, suffix, _QUICK.value))
+    print(page.read_text())
 
 
 def device() -> tuple[str, str, int]:
@@ -128,16 +129,16 @@ def measure(family: str, out: Path, suffix: str, backend: str, count: int) -> No
     """The family's benchmark, then its scaling: over devices with a fixed global batch, and over sizes on one."""
     benchmark = BENCHMARKS[family]
     size = benchmark.quick if _QUICK.value else () if _PAPER.value else benchmark.small
-    run(benchmark.module, f"--out={file_of(out, benchmark.module, suffix)}", *size)
+    run(benchmark.module, f"--out={file_of(out, benchmark.module, suffix, _QUICK.value)}", *size)
     found = scaling.FAMILIES[family]
     rows: list[dict[str, Any]] = []
-    batch = {found.batch: 8 if _QUICK.value else found.batch_size}
+    batch = {} if _QUICK.value else {found.batch: found.batch_size}
     limit = 2 if _QUICK.value else DEVICES[-1] if backend == "cpu" else count
     for number in [number for number in DEVICES if number <= limit]:
         rows.append({"name": "devices", **scaled(family, out, batch, number, backend)})
     for name, fields in {} if _QUICK.value else found.sizes.items():
         rows.append({"name": name, **scaled(family, out, dict(fields), 1, backend)})
-    file_of(out, f"{family}_scaling", suffix).write_text(json.dumps(rows, indent=1) + "\n")
+    file_of(out, f"{family}_scaling", suffix, _QUICK.value).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def scaled(family: str, out: Path, fields: Mapping[str, Any], devices: int, backend: str) -> dict[str, Any]:
@@ -159,24 +160,24 @@ def run(module: str, *arguments: str, **settings: str) -> None:
     subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *arguments], check=True, env=os.environ | settings)
 
 
-def file_of(out: Path, name: str, suffix: str) -> Path:
+def file_of(out: Path, name: str, suffix: str, quick: bool) -> Path:
     """Where a benchmark's numbers lie."""
-    return out / f"{name}{suffix}{'_quick' if _QUICK.value else ''}.json"
+    return out / f"{name}{suffix}{'_quick' if quick else ''}.json"
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def markdown(out: Path, suffix: str) -> str:
+def markdown(out: Path, suffix: str, quick: bool) -> str:
     """All reports that are there as one page."""
     steps, scales, machines = [], [], {}
     for family, benchmark in BENCHMARKS.items():
-        file = file_of(out, benchmark.module, suffix)
+        file = file_of(out, benchmark.module, suffix, quick)
         if file.exists():
             report = json.loads(file.read_text())
             machines[benchmark.module] = report["machine"]
             steps += [row for line in benchmark.lines for row in step_rows(line, report, file.name)]
-        file = file_of(out, f"{family}_scaling", suffix)
+        file = file_of(out, f"{family}_scaling", suffix, quick)
         if file.exists():
             scales += list(scaling_rows(scaling.FAMILIES[family], json.loads(file.read_text())))
     return "\n".join(
@@ -232,7 +233,7 @@ def step_rows(line: Line, report: Mapping[str, Any], file: str) -> Iterator[list
         if line.form not in forms:
             continue
         row = forms[line.form]
-        theirs = [other for name, other in forms.items() if line.torch and name.startswith(line.torch)]
+        theirs = [other for name, other in forms.items() if is_torch(line, name)]
         theirs = theirs if report["machine"]["backend"] == "cpu" else []
         against = [forms[line.reference]] if line.reference in forms else []
         yield [
@@ -247,13 +248,18 @@ def step_rows(line: Line, report: Mapping[str, Any], file: str) -> Iterator[list
         ]
 
 
+def is_torch(line: Line, name: str) -> bool:
+    """Whether a row is PyTorch's of the same work, with whichever number of threads."""
+    return bool(line.torch) and (name == line.torch or name.startswith(f"{line.torch}, "))
+
+
 def scaling_rows(family: scaling.Family, rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
     """A row for each number of devices and each size; times relative to the first of their kind."""
     devices = [row for row in rows if row["name"] == "devices"]
     others = [row for row in rows if row["name"] != "devices"]
     for group in (devices, others):
         for row in group:
-            batch = ", ".join(f"{value} {name}" for name, value in row["fields"].items())
+            batch = ", ".join(f"{name} {value}" for name, value in row["fields"].items()) or "smoke config"
             yield [
                 family.what,
                 f"{row['devices']} devices, {batch}" if row["name"] == "devices" else row["name"],

@@ -74,7 +74,7 @@ config.update_from_flattened_dict(
     }
 )
 parts = experiment.load(config)
-test = parts.splits["test"]
+test = parts.held_out["test"]
 frames = [np.flatnonzero(test.identity == person) for person in np.unique(test.identity)[:4]]
 frames = [places[np.argsort(test.valence_arousal[places, 0])][::2][:8] for places in frames]
 display(plots.mosaic(test.images[np.concatenate(frames)], columns=8, enlarge=2))

@@ -62,8 +62,9 @@ config.update_from_flattened_dict(
         "glyphs.difficulty": "easy",
         "glyphs.num_classes": 10,
         "glyphs.train_per_class": 30,
-        "train.epochs": 6,
-        "finetune.epochs": 3,
+        "train.epochs": 12,
+        "finetune.epochs": 4,
+        "log_every_steps": 20,
         "search.target": 0.6,
     }
 )
