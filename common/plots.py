@@ -109,7 +109,7 @@ def save(fig: Figure, path: Path) -> None:
 
 
 def mosaic(images: UInt8[np.ndarray, "n h w c"], columns: int, enlarge: int = 1, gap: int = 2) -> Image.Image:
-    """Images of one size in rows of `columns` on white, each pixel `enlarge` pixels wide; notebooks show it as it is."""
+    """Images of one size in rows of `columns` on white, each pixel `enlarge` wide; notebooks show it as it is."""
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)

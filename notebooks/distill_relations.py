@@ -112,8 +112,10 @@ recipe = experiment.make_recipe(config, experiment.make_method(config), dataset,
 normal = normalize(jnp.asarray(test.images[::30]), *classification.moments(config, dataset))
 seen, _ = models.run(recipe.teacher, teachers.network_variables(teacher), normal)
 vectors = [kd_svd.teacher_vectors(tap, 1)[0] for tap in seen.maps]
-relations = kd_svd.rbf_relation(vectors[0], vectors[1])[:4]
-display(plots.mosaic(np.asarray(255 * relations, np.uint8), columns=4, enlarge=8))
+relations = np.asarray(kd_svd.rbf_relation(vectors[0], vectors[1])[:4])
+print(f"from {relations.min():.3f} (black) to {relations.max():.3f} (white)")
+stretched = (relations - relations.min()) / np.ptp(relations)
+display(plots.mosaic(np.asarray(255 * stretched, np.uint8), columns=4, enlarge=8))
 
 # %% [markdown]
 # ## MHGD: who attends to whom
