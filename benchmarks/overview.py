@@ -61,8 +61,7 @@ def main(argv: list[str]) -> None:
 
 def trimmed(picture: np.ndarray) -> np.ndarray:
     """Without the white around it."""
-    inked = (picture < 250).any(axis=2)
-    rows, columns = (np.flatnonzero([line.any() for line in lines]) for lines in (inked, inked.T))
+    rows, columns = np.unique(np.argwhere(picture < 250)[:, 0]), np.unique(np.argwhere(picture < 250)[:, 1])
     return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 

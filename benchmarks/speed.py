@@ -22,11 +22,6 @@ from absl import app, flags
 
 from benchmarks import scaling
 
-_ONLY = flags.DEFINE_list("only", [], "Run these families alone; the others keep their last results.")
-_QUICK = flags.DEFINE_bool("quick", False, "Smallest sizes, one timed step: shows that everything runs.")
-_PAPER = flags.DEFINE_bool("paper", False, "The papers' sizes, for accelerators; on two cores a step takes seconds.")
-_OUT = flags.DEFINE_string("out", "results", "Folder of the tables.")
-
 DEVICES = (1, 2, 4, 8)
 STEP_COLUMNS = (
     *("method", "step, ms", "compile, s", "temporaries, MiB"),
@@ -102,19 +97,38 @@ BENCHMARKS = {
 }
 
 
+class Session(NamedTuple):
+    """How much is measured, on what, and where it is written."""
+
+    quick: bool
+    paper: bool
+    out: Path
+    backend: str
+    kind: str  # of the devices
+    count: int  # of the devices
+
+    @property
+    def suffix(self) -> str:
+        """Of file names: nothing on CPUs."""
+        return "" if self.backend == "cpu" else "-" + re.sub(r"[^a-z0-9]+", "-", self.kind.lower()).strip("-")
+
+    def file(self, name: str, kind: str = "json") -> Path:
+        """Where numbers or the page lie."""
+        return self.out / f"{name}{self.suffix}{'_quick' if self.quick else ''}.{kind}"
+
+
 def main(argv: list[str]) -> None:
     del argv
-    unknown = [name for name in _ONLY.value if name not in BENCHMARKS]
+    chosen = flags.FLAGS
+    unknown = [name for name in chosen.only if name not in BENCHMARKS]
     if unknown:
         raise app.UsageError(f"--only has {unknown[0]!r}, but takes {', '.join(BENCHMARKS)}.")
-    backend, kind, count = device()
-    suffix = "" if backend == "cpu" else "-" + re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
-    out = Path(_OUT.value)
-    out.mkdir(parents=True, exist_ok=True)
-    for family in _ONLY.value or BENCHMARKS:
-        measure(family, out, suffix, backend, count)
-    page = out / f"speed{suffix}{'_quick' if _QUICK.value else ''}.md"
-    page.write_text(markdown(out, suffix, _QUICK.value))
+    session = Session(chosen.quick, chosen.paper, Path(chosen.out), *device())
+    session.out.mkdir(parents=True, exist_ok=True)
+    for family in chosen.only or BENCHMARKS:
+        measure(family, session)
+    page = session.file("speed", "md")
+    page.write_text(markdown(session))
     print(page.read_text())
 
 
@@ -122,32 +136,32 @@ def device() -> tuple[str, str, int]:
     """Backend, kind and number of devices; asked in another process, which gives their memory back."""
     program = "import jax, json; d = jax.devices(); print(json.dumps([d[0].platform, d[0].device_kind, len(d)]))"
     found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    return tuple(json.loads(found.stdout.splitlines()[-1]))
+    backend, kind, count = json.loads(found.stdout.splitlines()[-1])
+    return backend, kind, count
 
 
-def measure(family: str, out: Path, suffix: str, backend: str, count: int) -> None:
+def measure(family: str, session: Session) -> None:
     """The family's benchmark, then its scaling: over devices with a fixed global batch, and over sizes on one."""
     benchmark = BENCHMARKS[family]
-    size = benchmark.quick if _QUICK.value else () if _PAPER.value else benchmark.small
-    run(benchmark.module, f"--out={file_of(out, benchmark.module, suffix, _QUICK.value)}", *size)
+    size = benchmark.quick if session.quick else () if session.paper else benchmark.small
+    run(benchmark.module, f"--out={session.file(benchmark.module)}", *size)
     found = scaling.FAMILIES[family]
-    rows: list[dict[str, Any]] = []
-    batch = {} if _QUICK.value else {found.batch: found.batch_size}
-    limit = 2 if _QUICK.value else DEVICES[-1] if backend == "cpu" else count
-    for number in [number for number in DEVICES if number <= limit]:
-        rows.append({"name": "devices", **scaled(family, out, batch, number, backend)})
-    for name, fields in {} if _QUICK.value else found.sizes.items():
-        rows.append({"name": name, **scaled(family, out, dict(fields), 1, backend)})
-    file_of(out, f"{family}_scaling", suffix, _QUICK.value).write_text(json.dumps(rows, indent=1) + "\n")
+    batch = {} if session.quick else {found.batch: found.batch_size}
+    limit = 2 if session.quick else DEVICES[-1] if session.backend == "cpu" else session.count
+    rows = [{"name": "devices", **scaled(family, batch, number, session)} for number in DEVICES if number <= limit]
+    for name, fields in {} if session.quick else found.sizes.items():
+        rows.append({"name": name, **scaled(family, fields, 1, session)})
+    session.file(f"{family}_scaling").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def scaled(family: str, out: Path, fields: Mapping[str, Any], devices: int, backend: str) -> dict[str, Any]:
+def scaled(family: str, fields: Mapping[str, Any], devices: int, session: Session) -> dict[str, Any]:
     """One measurement of `benchmarks.scaling` on so many devices, virtual ones on CPUs."""
-    partial = out / "scaling.partial.json"
-    settings = {} if backend == "cpu" else {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(devices)))}
-    if backend == "cpu":
-        settings["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    quick = ("--quick", "--repeats=1") if _QUICK.value else ()
+    partial = session.out / "scaling.partial.json"
+    if session.backend == "cpu":
+        settings = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    else:
+        settings = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(devices)))}
+    quick = ("--quick", "--repeats=1") if session.quick else ()
     run("scaling", f"--family={family}", f"--fields={json.dumps(fields)}", f"--out={partial}", *quick, **settings)
     try:
         return json.loads(partial.read_text())
@@ -160,24 +174,19 @@ def run(module: str, *arguments: str, **settings: str) -> None:
     subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *arguments], check=True, env=os.environ | settings)
 
 
-def file_of(out: Path, name: str, suffix: str, quick: bool) -> Path:
-    """Where a benchmark's numbers lie."""
-    return out / f"{name}{suffix}{'_quick' if quick else ''}.json"
-
-
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def markdown(out: Path, suffix: str, quick: bool) -> str:
+def markdown(session: Session) -> str:
     """All reports that are there as one page."""
     steps, scales, machines = [], [], {}
     for family, benchmark in BENCHMARKS.items():
-        file = file_of(out, benchmark.module, suffix, quick)
+        file = session.file(benchmark.module)
         if file.exists():
             report = json.loads(file.read_text())
             machines[benchmark.module] = report["machine"]
             steps += [row for line in benchmark.lines for row in step_rows(line, report, file.name)]
-        file = file_of(out, f"{family}_scaling", suffix, quick)
+        file = session.file(f"{family}_scaling")
         if file.exists():
             scales += list(scaling_rows(scaling.FAMILIES[family], json.loads(file.read_text())))
     return "\n".join(
@@ -294,4 +303,8 @@ def number(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_list("only", [], "Run these families alone; the others keep their last results.")
+    flags.DEFINE_bool("quick", False, "Smallest sizes, one timed step: shows that everything runs.")
+    flags.DEFINE_bool("paper", False, "The papers' sizes, for accelerators; on two cores a step takes seconds.")
+    flags.DEFINE_string("out", "results", "Folder of the tables.")
     app.run(main)

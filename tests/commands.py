@@ -30,8 +30,10 @@ def find(text: str) -> Iterator[list[str]]:
     text = re.sub(r"\\\n\s*", "", text)  # continued lines
     text = re.sub(r"(`[^`\n]*)\n([^`\n]*`)", r"\1 \2", text)  # in backquotes over two lines
     for found in re.finditer(r"python -m (benchmarks|[a-z_]+\.)[^`\n]*", text):
-        words = shlex.split(re.sub(r"  +\(.*|;.*", "", found[0]), comments=True)
-        yield [word.rstrip(",.:") for word in words]
+        command = re.sub(r"  +\(.*|;.*", "", found[0])
+        if command.count('"') % 2:  # the end of the quotes that it stands in
+            command = command.rpartition('"')[0]
+        yield [word.rstrip(",.:") for word in shlex.split(command, comments=True)]
 
 
 def check(words: list[str]) -> None:

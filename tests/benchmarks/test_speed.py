@@ -52,7 +52,7 @@ def test_page_shows_steps_beside_references_and_devices_beside_the_first(tmp_pat
         {**row, "name": "64 px", "devices": 1, "fields": {"image_size": 64}, "step_ms": {"median": 40.0}},
     ]
     (tmp_path / "vit_small_scaling.json").write_text(json.dumps(scaled))
-    found = rows(speed.markdown(tmp_path, "", False))
+    found = rows(speed.markdown(speed.Session(False, False, tmp_path, "cpu", "cpu", 1)))
     assert ["| ViT", "20.0", "2.0", "3.0", "-", "-", "0.50", "[vit_speed.json](vit_speed.json) |"] in found
     assert ["| SPT and LSA", "30.0", "-", "-", "1.00", "ViT", "-", "[vit_speed.json](vit_speed.json) |"] in found
     assert ["| SL-ViT", "2 devices, batch_size 64", "15.0", "5.0", "1.0", "2.0", "1.50 |"] in found
@@ -64,3 +64,9 @@ def test_pytorch_is_left_out_on_an_accelerator(tmp_path):
     report = {"machine": {**MACHINE, "backend": "gpu"}, "forms": forms}
     (line,) = speed.step_rows(speed.BENCHMARKS["vit_small"].lines[0], report, "vit_speed.json")
     assert line[6] == "-"
+
+
+def test_files_of_an_accelerator_have_its_name(tmp_path):
+    session = speed.Session(True, False, tmp_path, "gpu", "NVIDIA H200", 1)
+    assert session.file("vit_speed") == tmp_path / "vit_speed-nvidia-h200_quick.json"
+    assert session.file("speed", "md") == tmp_path / "speed-nvidia-h200_quick.md"
