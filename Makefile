@@ -10,7 +10,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[test,pretrained]'
+	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[test,pretrained,notebooks]'
 	touch $@
 
 demo: install
@@ -36,12 +36,7 @@ lock: data  # the exact versions of this environment, without any address
 
 speed: install
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[bench]'
-	$(RUN) benchmarks.fewshot_speed --out=results/fewshot_speed.json
-	$(RUN) benchmarks.anomaly_speed --out=results/anomaly_speed.json
-	$(RUN) benchmarks.vit_speed --quick --out=results/vit_speed.json
-	$(RUN) benchmarks.fer_speed --quick --out=results/fer_speed.json
-	$(RUN) benchmarks.distill_speed --quick --out=results/distill_speed.json
-	$(RUN) benchmarks.multitask_speed --out=results/multitask_speed.json
+	$(RUN) benchmarks.speed
 
 claims: install
 	$(RUN) benchmarks.claims

@@ -25,16 +25,12 @@ from anomaly import hypersphere, scoring, setup, train
 from anomaly.configs import cfa
 from anomaly.descriptor import PatchDescriptor
 from benchmarks.machine import machine, write_report
-from benchmarks.timing import summarised, time_in_turn
+from benchmarks.timing import compile_timed, summarised, time_in_turn
 from common import huge_pages
 from common.experiment import TrainState
 from common.models.backbones import load_variables, normalize
 
 BATCH, SCORED, TOLERANCE = 4, 8, 1e-4
-
-_OUT = flags.DEFINE_string("out", "", "JSON file to write.")
-_SIDE = flags.DEFINE_integer("side", 128, "Of the images in pixels, a multiple of 32.", lower_bound=64)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed calls of each form.", lower_bound=1)
 
 Run = Callable[[], Any]
 
@@ -75,8 +71,10 @@ def fast_step(recipe: train.Recipe, state: TrainState, source: Any) -> tuple[Tra
     return state, sums["loss"][0] / BATCH
 
 
-def jax_runs(side: int, images: np.ndarray) -> tuple[dict[str, Run], dict[str, float], dict[str, Any]]:
-    """{form: run}, {form: first loss}, and what PyTorch needs."""
+def jax_runs(
+    side: int, images: np.ndarray
+) -> tuple[dict[str, Run], dict[str, float], dict[str, dict[str, float]], dict[str, Any]]:
+    """{form: run}, {form: first loss}, {form: what compiling cost}, and what PyTorch needs."""
     naive = make_recipe(side)
     naive = naive._replace(network=PatchDescriptor(naive.network.width, commuted=False))
     fast, cached = make_recipe(side), make_recipe(side, cached=True)
@@ -88,15 +86,17 @@ def jax_runs(side: int, images: np.ndarray) -> tuple[dict[str, Run], dict[str, f
         "step, fast": (functools.partial(fast_step, fast), images[:BATCH]),
         "step, fast with cached taps": (functools.partial(fast_step, cached), tuple(taps)),
     }
-    runs, losses = {}, {}
+    runs, losses, costs = {}, {}, {}
     for name, (step, source) in forms.items():
-        compiled = jax.jit(step)
+        compiled, costs[name] = compile_timed(jax.jit(step), state, source)
         losses[name] = float(compiled(state, source)[1])
         runs[name] = functools.partial(_wait, compiled, state, source)
     for name, recipe in (("score, naive", naive), ("score, fast", fast)):
-        compiled = jax.jit(functools.partial(train.score_images, recipe))
-        runs[name] = functools.partial(_wait, compiled, state.params, state.model_state, images)
-    return runs | score_parts(fast, state, images), losses, {"state": state, "backbone": naive.backbone}
+        arguments = (state.params, state.model_state, images)
+        compiled, costs[name] = compile_timed(jax.jit(functools.partial(train.score_images, recipe)), *arguments)
+        runs[name] = functools.partial(_wait, compiled, *arguments)
+    needed = {"state": state, "backbone": naive.backbone}
+    return runs | score_parts(fast, state, images), losses, costs, needed
 
 
 def score_parts(recipe: train.Recipe, state: TrainState, images: np.ndarray) -> dict[str, Run]:
@@ -191,7 +191,7 @@ def memory(side: int) -> list[dict[str, Any]]:
 def measure(side: int, repeats: int) -> dict[str, Any]:
     """Everything at one input size."""
     images = np.random.default_rng(0).integers(0, 256, (SCORED, side, side, 3), np.uint8)
-    runs, losses, needed = jax_runs(side, images)
+    runs, losses, costs, needed = jax_runs(side, images)
     if find_spec("torch") is not None:
         more, losses["PyTorch"] = torch_runs(needed, images)
         runs |= more
@@ -202,6 +202,7 @@ def measure(side: int, repeats: int) -> dict[str, Any]:
     for name, row in times.items():
         images_at_once = SCORED if name.startswith("score") else BATCH
         row["images_per_s"] = 1e3 * images_at_once / row["step_ms"]["median"]
+        row |= costs.get(name, {})
     return {"side": side, "losses": losses, "forms": times, "memory": memory(side)}
 
 
@@ -221,11 +222,16 @@ def show(result: dict[str, Any]) -> None:
 
 def main(argv: list[str]) -> None:
     del argv
-    report = {"machine": machine(), **measure(_SIDE.value, _ROUNDS.value)}
+    values = flags.FLAGS
+    report = {"machine": machine(), **measure(64 if values.quick else values.side, values.repeats)}
     show(report)
-    write_report(_OUT.value, report)
+    write_report(values.out, report)
 
 
 if __name__ == "__main__":
     huge_pages.restart()
+    flags.DEFINE_string("out", "", "JSON file to write.")
+    flags.DEFINE_bool("quick", False, "64 pixels, whatever --side says.")
+    flags.DEFINE_integer("side", 128, "Of the images in pixels, a multiple of 32.", lower_bound=64)
+    flags.DEFINE_integer("repeats", 5, "Timed calls of each form.", lower_bound=1)
     app.run(main)

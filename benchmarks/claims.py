@@ -2,8 +2,9 @@
 
     python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3]
 
-Writes results/claims.json, results/claims.md and a figure per family, and the same table into README.md. Every cell is
-an ordinary run through the command line; a finished one is not repeated, a broken one is resumed.
+Writes results/claims.json, results/claims.md and a figure per family, and one line per method into README.md. Every
+cell is an ordinary run through the command line; a finished one is not repeated, a broken one is resumed. --tables
+writes the tables again from claims.json and runs nothing.
 """
 
 import datetime
@@ -21,15 +22,17 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks.claim_cells import FAMILIES, Cell, Family
+from benchmarks.papers import METHODS, Method
 from common import plots, writers
 from common.metrics import mean_ci95, paired_difference_ci95
 
 _ONLY = flags.DEFINE_string("only", "", "Run this family alone; the others keep their last results.")
 _QUICK = flags.DEFINE_bool("quick", False, "Smoke size and two seeds: shows that everything runs, proves nothing.")
+_TABLES = flags.DEFINE_bool("tables", False, "Run nothing: write the tables again from the results that are there.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0 .. n-1 for every cell.")
 _RUNS = flags.DEFINE_string("runs", "runs/claims", "Folder of the runs.")
 _OUT = flags.DEFINE_string("out", "results", "Folder of the tables.")
-_README = flags.DEFINE_string("readme", "README.md", "File whose table is renewed; '' for none.")
+_README = flags.DEFINE_string("readme", "README.md", "File whose table of methods is renewed; '' for none.")
 
 _BEGIN, _END = "<!-- claims: begin -->", "<!-- claims: end -->"
 
@@ -42,18 +45,18 @@ def main(argv: Sequence[str]) -> None:
     file = out / ("claims-quick.json" if _QUICK.value else "claims.json")
     results = json.loads(file.read_text()) if file.exists() else {}
     for name, family in FAMILIES.items():
-        if not _ONLY.value and family.needs and not family.needs.is_dir():
+        if not (_TABLES.value or _ONLY.value) and family.needs and not family.needs.is_dir():
             print(f"{name} is left out: {family.needs} is not there.")
-        elif _ONLY.value in ("", name):
+        elif not _TABLES.value and _ONLY.value in ("", name):
             results[name] = {"setting": family.setting, "machine": machine(), "rows": _run_family(name, family)}
             out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(results, indent=2) + "\n")
             draw(results[name], out / f"{file.stem}-{name}.png")
-    text = markdown(results)
+    text = f"{markdown_of_methods(results, whole=True)}\n{markdown(results)}"
     file.with_suffix(".md").write_text(text)
     print(text)
     if _README.value and not _QUICK.value:
-        _renew(Path(_README.value), text)
+        _renew(Path(_README.value), markdown_of_methods(results, whole=False))
 
 
 def machine() -> str:
@@ -113,8 +116,48 @@ def _seconds(lines: list[dict]) -> float:
                if b is None or b["wall_seconds"] < a["wall_seconds"])  # fmt: skip
 
 
+def markdown_of_methods(results: Mapping[str, dict], whole: bool) -> str:
+    """A line for each of the ten methods: its paper and claim, and what was measured here beside a baseline.
+
+    `whole`: with setting, metric, minutes, machine and the command of the method's row, as claims.md has it.
+    """
+    head = ["method", "paper", "the paper's claim (where it was read)", "baseline here", "method here"]
+    head += ["difference, 95 % CI", "seeds", *(["metric", "setting", "minutes", "machine"] if whole else []), "command"]
+    lines = [head, ["---"] * len(head)]
+    for method in METHODS:
+        name = method.name if whole else f"[{method.name}]({method.folder}/README.md)"
+        paper = f"{', '.join(method.authors)}, {method.venue}" + (f", arXiv {method.arxiv}" if method.arxiv else "")
+        lines.append([name, paper, f"{method.claim} ({method.certainty})", *_measured(method, results, whole)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _measured(method: Method, results: Mapping[str, dict], whole: bool) -> list[str]:
+    """The cells behind the claim; dashes where the rows have not been run."""
+    command = f"`python -m {method.folder}.main --config={method.folder}/configs/{method.config}.py`"
+    family = results.get(method.family, {"rows": []})
+    rows = {row["name"]: row for row in family["rows"]}
+    if method.own.row not in rows or method.baseline.row not in rows:
+        return ["not run yet", "-", "-", "-", *(["-"] * 4 if whole else []), command]
+    own, baseline = rows[method.own.row][method.own.metric], rows[method.baseline.row][method.baseline.metric]
+    difference, half = paired_difference_ci95(own["values"], baseline["values"])
+    alone = method.baseline.row == method.own.row
+    cells = [
+        f"{'untrained' if alone else method.baseline.row}: {100 * baseline['mean']:.1f} ± {100 * baseline['ci95']:.1f}",
+        f"{method.own.row}: {100 * own['mean']:.1f} ± {100 * own['ci95']:.1f}",
+        f"{100 * difference:+.1f} ± {100 * half:.1f}",
+        str(len(own["values"])),
+    ]
+    if whole:
+        row = rows[method.own.row]
+        minutes = sum(row["minutes"]) / len(row["minutes"])
+        metric = f"{method.own.metric.replace('_', ' ')}, %"
+        cells += [metric, family["setting"], f"{minutes:.1f}", family["machine"]]
+        command = f"`{row['command']}`"
+    return [*cells, command]
+
+
 def markdown(results: Mapping[str, dict]) -> str:
-    """The table of all families, from the content of claims.json."""
+    """The tables of all families, from the content of claims.json."""
     lines = []
     for name, family in results.items():
         rows, seeds = family["rows"], len(family["rows"][0]["seeds"])

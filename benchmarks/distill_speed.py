@@ -16,7 +16,6 @@ it, which is what soft logits need: what is above that is the method's own loss.
 import functools
 import importlib
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine, write_report
-from benchmarks.timing import time_in_turn, to_reference
+from benchmarks.timing import compile_timed, time_in_turn, to_reference
 from common import huge_pages, parallel
 from distill import experiment, models, train
 from distill.augmentation import Augmentation
@@ -70,7 +69,7 @@ def fresh(network: models.Network) -> Variables:
 
 
 def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], float], dict[str, float]]:
-    """A function that makes a step and returns its loss, and the seconds of compiling it."""
+    """A function that makes a step and returns its loss, and what compiling cost."""
     recipe = recipe_of(config, len(images))
     shape, key = images.shape[1:], jax.random.key(0)
     shapes = experiment.check_shapes(recipe, shape)
@@ -86,9 +85,7 @@ def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], 
     def step(state, data, indices, key):
         return train.train_step(recipe, state, data, indices, key)
 
-    started = time.perf_counter()
-    compiled = jax.jit(step).lower(state, data, indices, key).compile()
-    seconds = time.perf_counter() - started
+    compiled, cost = compile_timed(jax.jit(step), state, data, indices, key)
     kept = {"state": state}
 
     def run() -> float:
@@ -96,7 +93,7 @@ def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], 
         total, count = metrics["loss"]
         return float(total) / float(count)
 
-    return run, {"compile_s": seconds}
+    return run, cost
 
 
 def measure(quick: bool, batch_size: int) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,6 @@ is also timed alone, compiled, on features of the same shape.
 
 import functools
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine, write_report
-from benchmarks.timing import time_in_turn, to_reference
+from benchmarks.timing import compile_timed, time_in_turn, to_reference
 from common import huge_pages
 from fer import experiment, grouping, matching, train
 from fer.configs import elim
@@ -70,9 +69,7 @@ def make(fields: dict[str, Any], people: int, frames: int) -> tuple[Callable[[],
     )
     state = jax.jit(lambda key: train.init(recipe, (side, side, 3), {}, key))(jax.random.key(0))
     step = functools.partial(train.train_step, recipe, config.updates == 2)
-    started = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, None, batch, jax.random.key(1)).compile()
-    told = {"compile_s": time.perf_counter() - started}
+    compiled, told = compile_timed(jax.jit(step, donate_argnums=0), state, None, batch, jax.random.key(1))
     kept = {"state": state}
 
     def run() -> float:

@@ -12,9 +12,6 @@ other, so with all cores it can become many times slower on a machine that is no
 """
 
 import os
-import resource
-import sys
-import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -29,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine, write_report
-from benchmarks.timing import summarised, time_in_turn
+from benchmarks.timing import compile_timed, summarised, time_in_turn
 from common import huge_pages
 from fewshot import adaptation, cxgrad
 from fewshot.convolution import CONVOLUTIONS, Plan, choose, over_tasks
@@ -155,16 +152,8 @@ def prepare(form: Form, filters: int, params: dict, tasks: adaptation.Task) -> t
     params = {name: params[name] for name in used}
     optimizer = optax.adam(1e-3)
     state = optimizer.init(params)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    compiled = jax.jit(make_step(form, filters, optimizer)).lower(params, state, tasks).compile()
-    row = {
-        **form._asdict(),
-        "plan": form.plan._asdict(),
-        "compile_s": time.perf_counter() - start,
-        "compile_cpu_s": time.process_time() - cpu_start,
-        "temporaries_mib": getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
-        / 2**20,  # None on some backends
-    }
+    compiled, cost = compile_timed(jax.jit(make_step(form, filters, optimizer)), params, state, tasks)
+    row = {**form._asdict(), "plan": form.plan._asdict(), **cost}
     return lambda: jax.block_until_ready(compiled(params, state, tasks)), row
 
 
@@ -305,8 +294,6 @@ def main(argv: list[str]) -> None:
     for name in _SIZES.value:
         report["sizes"][name] = measure(SIZES[name], repeats, _QUICK.value, _FORMS.value)
         show(name, report["sizes"][name])
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    report["max_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
     write_report(_OUT.value, report)
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import resource
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,8 +33,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process has had, in MiB; of an accelerator its own too."""
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    found = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+    on_device = jax.local_devices()[0].memory_stats() or {}  # None on CPUs
+    if "peak_bytes_in_use" in on_device:
+        found["peak_device_mib"] = on_device["peak_bytes_in_use"] / 2**20
+    return found
+
+
 def write_report(out: str, report: dict[str, Any]) -> None:
     """A JSON file, in folders that are made where they are missing; nothing where `out` is empty."""
     if out:
+        report = {**report, **peak_memory()}
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps(report, indent=1) + "\n")

@@ -12,7 +12,6 @@ task, all cores and one thread) starts from the same weights; its first loss mus
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine, write_report
-from benchmarks.timing import time_in_turn, to_reference
+from benchmarks.timing import compile_timed, time_in_turn, to_reference
 from common import huge_pages
 from common.augment import normalize
 from multitask import experiment, snapshot, train
@@ -78,11 +77,7 @@ def prepare(fields: dict[str, Any]) -> tuple[Callable[[], float], dict[str, floa
         state, metrics = module.train_step(recipe, state, data, batch, key)
         return state.replace(step=state.step + 1), metrics
 
-    started = time.perf_counter()
-    compiled = jax.jit(step).lower(state, data, batch, jax.random.key(1)).compile()
-    cost = {"compile_s": time.perf_counter() - started}
-    memory: Any = compiled.memory_analysis()
-    cost["temporary_mib"] = memory.temp_size_in_bytes / 2**20
+    compiled, cost = compile_timed(jax.jit(step), state, data, batch, jax.random.key(1))
     kept = {"state": state}
 
     def run() -> float:
@@ -156,7 +151,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         )
         table.add_row(
             name,
-            *(f"{row[key]:.1f}" if key in row else "-" for key in ("compile_s", "temporary_mib")),
+            *(f"{row[key]:.1f}" if key in row else "-" for key in ("compile_s", "temporaries_mib")),
             f"{statistics.median(row['wall_ms']):.0f} / {min(row['wall_ms']):.0f}",
             f"{min(row['cpu_ms']):.0f}",
             *ratios,

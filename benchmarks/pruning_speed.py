@@ -6,12 +6,11 @@
 In full: ResNet-56 and the 320 validation images of the paper; quick: ResNet-20 and 64 images. Every gate has one
 candidate, as in a step that marks them all. The three forms take turns in one process, so that a busy machine slows
 them alike; ratios are medians over rounds of the two times of one round. Their logits must agree before anything is
-timed. With --search a whole search to 45 % of the FLOPs is timed too, with its peak memory.
+timed. With --search a whole search to 45 % of the FLOPs is timed too.
 """
 
 import functools
 import json
-import resource
 import statistics
 import time
 from typing import Any
@@ -32,7 +31,7 @@ TOLERANCE = 1e-3  # between logits in float32
 
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
 _QUICK = flags.DEFINE_bool("quick", False, "ResNet-20, 64 images.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed rounds.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed rounds.", lower_bound=1)
 _CHUNK = flags.DEFINE_integer("chunk", 8, "Candidates at a time in the batched form.", lower_bound=1)
 _SEARCH = flags.DEFINE_bool("search", False, "Time a whole search too.")
 
@@ -67,7 +66,7 @@ def compare(graph: Any, variables: Any, images: Any) -> dict[str, Any]:
         if worst > TOLERANCE:
             raise SystemExit(f"{form} differs from one_by_one by {worst:.2g}: nothing is timed.")
     seconds: dict[str, list[float]] = {form: [] for form in FORMS}
-    for _ in range(_ROUNDS.value):
+    for _ in range(_REPEATS.value):
         for form, call in calls.items():
             started = time.perf_counter()
             call()
@@ -88,7 +87,7 @@ def compare(graph: Any, variables: Any, images: Any) -> dict[str, Any]:
 
 
 def whole_search(graph: Any, variables: Any, images: Any, labels: Any) -> dict[str, float]:
-    """Time and peak memory of a search to 45 % of the FLOPs."""
+    """Time of a search to 45 % of the FLOPs."""
     flops = functools.partial(complexity.flops_of, graph, 32)
     plan = search.Search(graph, search.Settings(0.45), flops, Evaluator(graph, "automatic", 256, _CHUNK.value))
     progress = search.begin(plan, search.blank(graph, len(labels), plan.settings), variables, images, labels)
@@ -96,8 +95,7 @@ def whole_search(graph: Any, variables: Any, images: Any, labels: Any) -> dict[s
     while search.ratio(plan, progress.keeps) > plan.settings.target:
         progress, decision = search.greedy_step(plan, progress, variables, images, labels, jax.random.key(0))
         steps, candidates = steps + 1, candidates + len(decision.candidates)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": time.perf_counter() - started, "steps": steps, "candidates": candidates, "peak_rss_mib": peak}
+    return {"seconds": time.perf_counter() - started, "steps": steps, "candidates": candidates}
 
 
 def main(argv: list[str]) -> None:

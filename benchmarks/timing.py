@@ -6,6 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
+def compile_timed(jitted: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:
+    """The compiled program of a jitted function; seconds (and CPU seconds) that took, and MiB of its temporaries."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    compiled = jitted.lower(*arguments).compile()
+    return compiled, {
+        "compile_s": time.perf_counter() - start,
+        "compile_cpu_s": time.process_time() - cpu_start,
+        # None on some backends
+        "temporaries_mib": getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0) / 2**20,
+    }
+
+
 def time_in_turn(runs: Mapping[str, Callable[[], Any]], repeats: int | Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """Wall and CPU milliseconds of a step of each in turn; a first step of each is not counted but its loss kept.
 

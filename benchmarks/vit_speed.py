@@ -16,7 +16,6 @@ flip, crop and policy of the same batch image by image, as the official code doe
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.machine import machine, write_report
 from benchmarks.pillow_augmentation import augment_image
-from benchmarks.timing import time_in_turn, to_reference
+from benchmarks.timing import compile_timed, time_in_turn, to_reference
 from common import huge_pages
 from common.experiment import TrainState
 from vit_small import experiment, train
@@ -90,8 +89,10 @@ def problem(batch_size: int) -> dict[str, Any]:
     return {"images": images, "labels": random.integers(0, CLASSES, batch_size).astype(np.int32)}
 
 
-def compile_step(model: Any, augmentation: dict[str, Any], data: dict[str, Any]) -> tuple[Any, TrainState, float]:
-    """(compiled step, state, seconds of tracing and compiling)."""
+def compile_step(
+    model: Any, augmentation: dict[str, Any], data: dict[str, Any]
+) -> tuple[Any, TrainState, dict[str, float]]:
+    """(compiled step, state, what compiling cost)."""
     recipe = recipe_of(model, augmentation)
     state = jax.jit(lambda key: train.init(recipe, (SIDE, SIDE, 3), None, key))(jax.random.key(0))
 
@@ -99,16 +100,15 @@ def compile_step(model: Any, augmentation: dict[str, Any], data: dict[str, Any])
         return train.train_step(recipe, state, data, indices, key)
 
     arguments = (state, data, jnp.arange(len(data["labels"])), jax.random.key(1))
-    started = time.perf_counter()
-    compiled = jax.jit(step).lower(*arguments).compile()
-    return compiled, state, time.perf_counter() - started
+    compiled, cost = compile_timed(jax.jit(step), *arguments)
+    return compiled, state, cost
 
 
 def prepare(
     model: Any, augmentation: dict[str, Any], data: dict[str, Any]
 ) -> tuple[Callable[[], float], dict[str, float], TrainState]:
     """A function that makes a step and returns its loss, what compiling cost, and the first state."""
-    compiled, state, seconds = compile_step(model, augmentation, data)
+    compiled, state, cost = compile_step(model, augmentation, data)
     kept, indices, key = {"state": state}, jnp.arange(len(data["labels"])), jax.random.key(1)
 
     def run() -> float:
@@ -116,7 +116,7 @@ def prepare(
         total, count = metrics["loss"]
         return float(total) / float(count)
 
-    return run, {"compile_s": seconds}, state
+    return run, cost, state
 
 
 def torch_runs(

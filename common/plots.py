@@ -8,9 +8,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from common import writers
 from common.errors import UserError
@@ -104,6 +106,18 @@ def save(fig: Figure, path: Path) -> None:
         fig.savefig(stem.with_name(stem.name + ".png"), dpi=150, metadata={"Software": None})
         fig.savefig(stem.with_name(stem.name + ".svg"), metadata={"Date": None, "Creator": None})
     fig.clear()
+
+
+def mosaic(images: UInt8[np.ndarray, "n h w c"], columns: int, enlarge: int = 1, gap: int = 2) -> Image.Image:
+    """Images of one size in rows of `columns` on white, each pixel `enlarge` wide; notebooks show it as it is."""
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    large = canvas.repeat(enlarge, axis=0).repeat(enlarge, axis=1)
+    return Image.fromarray(large[..., 0] if channels == 1 else large)
 
 
 def training_curves(jsonl_path: Path, out_path: Path) -> None:

@@ -1,29 +1,22 @@
 """The rows of the claims table name configs and fields that exist, and runs that lie where they are looked for."""
 
-import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
 
 from benchmarks import claims
 from benchmarks.claim_cells import FAMILIES
+from benchmarks.papers import METHODS
+from tests import commands
 
 CELLS = [(family, cell) for family, content in FAMILIES.items() for cell in content.cells]
-
-
-def config_of(cell, variant=""):
-    return importlib.import_module(cell.config.removesuffix(".py").replace("/", ".")).get_config(variant)
 
 
 @pytest.mark.parametrize(("family", "cell"), CELLS, ids=[f"{family}: {cell.name}" for family, cell in CELLS])
 def test_row(family, cell):
     for variant in ("", "smoke"):
-        fields = config_of(cell, variant).to_dict()
-        for path in {**cell.overrides, **cell.budget}:
-            place = fields
-            for name in path.split("."):
-                assert name in place, f"config.{path}"
-                place = place[name]
+        commands.assert_fields(commands.get_config(cell.config, variant), {**cell.overrides, **cell.budget})
     assert importlib.util.find_spec(cell.module)
 
 
@@ -40,3 +33,29 @@ def test_runs_that_are_read_lie_where_the_overrides_say():
         else:
             folder = str(claims.folder_of(Path("runs"), *cell.before, 3))
             assert folder in [value.format(runs="runs", seed=3) for value in cell.overrides.values()]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
+def test_method_is_compared_by_rows_and_metrics_that_exist(method):
+    cells = {cell.name: cell for cell in FAMILIES[method.family].cells}
+    for value in (method.baseline, method.own):
+        assert value.metric in cells[value.row].metrics
+    assert (commands.ROOT / method.folder / "README.md").is_file()
+    commands.get_config(f"{method.folder}/configs/{method.config}.py")
+
+
+def test_table_of_methods_has_what_was_measured_and_says_what_was_not():
+    rows = [
+        {"name": "MAML", "test_best_single_accuracy": {"values": [0.5, 0.52], "mean": 0.51, "ci95": 0.02}},
+        {"name": "CxGrad", "test_best_single_accuracy": {"values": [0.6, 0.62], "mean": 0.61, "ci95": 0.02}},
+    ]
+    for row in rows:
+        row |= {"minutes": [1.0, 3.0], "command": f"run {row['name']}"}
+    results = {"fewshot": {"setting": "glyphs", "machine": "a CPU", "rows": rows}}
+    short = claims.markdown_of_methods(results, whole=False).splitlines()
+    assert len(short) == 2 + len(METHODS) == 12
+    assert "MAML: 51.0 ± 2.0 | CxGrad: 61.0 ± 2.0 | +10.0 ± 0.0 | 2 | `python -m fewshot.main" in short[2]
+    assert short[3].count("not run yet") == 1
+    whole = claims.markdown_of_methods(results, whole=True).splitlines()
+    assert "| glyphs | 2.0 | a CPU | `run CxGrad` |" in whole[2]
+    assert len({line.count(" | ") for line in short}) == len({line.count(" | ") for line in whole}) == 1

@@ -21,6 +21,14 @@ def test_lines_have_labels_bands_and_distinct_colours():
     assert tuple(fig.get_size_inches()) == (6.4, 4.0)
 
 
+def test_mosaic_is_rows_of_images_on_white():
+    images = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1).repeat(2, axis=2)
+    expected = [[0, 0, 255, 255, 1, 1], [255] * 6, [255] * 6, [2, 2, 255, 255, 255, 255]]
+    np.testing.assert_array_equal(np.asarray(plots.mosaic(images, columns=2)), expected)
+    coloured = plots.mosaic(np.zeros((2, 4, 5, 3), np.uint8), columns=1, enlarge=3, gap=1)
+    assert (coloured.size, coloured.mode) == ((15, 27), "RGB")
+
+
 def test_more_lines_than_colours_are_told_apart_by_their_style():
     _, ax = plots.figure()
     plots.lines(ax, [0, 1], {f"layer {i}": [i, i] for i in range(18)}, "step", "norm")
