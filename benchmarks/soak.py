@@ -21,9 +21,6 @@ from absl import app, flags
 
 from benchmarks.machine import machine, write_report
 
-_MINUTES = flags.DEFINE_float("minutes", 30.0, "Length of the run.", lower_bound=0.5)
-_OUT = flags.DEFINE_string("out", "", "JSON file for the report.")
-
 ROOT = Path(__file__).parents[1]
 FIELDS = {
     "num_steps": 10**9,
@@ -90,13 +87,16 @@ def slopes(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def main(argv: list[str]) -> None:
     del argv
-    watched = watch(_MINUTES.value)
+    minutes = flags.FLAGS.minutes
+    watched = watch(minutes)
     growth = slopes(watched["samples"])
     for name, line in growth.items():
         print(f"{name}: {line['first']:.0f} to {line['last']:.0f} in the second half, {line['per_hour']:+.1f} an hour")
     print(f"Stopped in {watched['seconds_to_stop']:.1f} s with exit code {watched['exit_code']}.")
-    write_report(_OUT.value, {"machine": machine(), "minutes": _MINUTES.value, "growth": growth, **watched})
+    write_report(flags.FLAGS.out, {"machine": machine(), "minutes": minutes, "growth": growth, **watched})
 
 
 if __name__ == "__main__":
+    flags.DEFINE_float("minutes", 30.0, "Length of the run.", lower_bound=0.5)
+    flags.DEFINE_string("out", "", "JSON file for the report.")
     app.run(main)
