@@ -163,21 +163,21 @@ def test_export_holds_everything(model, pictures, scored, tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_devices_give_the_bank_and_the_scores_of_one(finished, tmp_path):
-    cli.run(tmp_path / "eight", devices=8)
-    one, eight = running.state_on_disk(finished[0]), running.state_on_disk(tmp_path / "eight")
-    bank = "['model_state']['bank']"
-    np.testing.assert_allclose(one[bank], eight[bank], rtol=0, atol=1e-6 * np.abs(one[bank]).max())
-    running.assert_same_arrays(
-        *({path: leaf for path, leaf in state.items() if "params" in path} for state in (one, eight)), 5e-6
-    )
-    for a, b in zip(running.metrics(finished[0]), running.metrics(tmp_path / "eight"), strict=True):
-        if a["kind"] == "train":
-            np.testing.assert_allclose(
-                [a[n] for n in sorted(TRAIN - {"kind"})], [b[n] for n in sorted(TRAIN - {"kind"})], rtol=1e-4
-            )
-    calibrations = [evaluation.read_calibration(folder) for folder in (finished[0], tmp_path / "eight")]
-    np.testing.assert_allclose(calibrations[0][:4], calibrations[1][:4], rtol=1e-4)
+def test_eight_devices_give_the_bank_and_the_scores_of_one(tmp_path):
+    """After one step: this loss of random features multiplies rounding by thousands in the next. With a large epsilon:
+    without, AMSGrad turns noise into full steps."""
+    fields = {"num_epochs": 1, "batch_size": 16, "optimizer.eps": 100.0, "throughput_batch_sizes": "()"}
+    for devices in (1, 8):
+        cli.run(tmp_path / str(devices), devices=devices, **fields)
+    one, eight = (running.state_on_disk(tmp_path / name) for name in ("1", "8"))
+    for path, leaf in one.items():
+        share = 1e-4 if "opt_state" in path else 2e-6  # squares of gradients that are sums of large terms
+        np.testing.assert_allclose(leaf, eight[path], rtol=0, atol=share * np.abs(leaf).max(initial=0), err_msg=path)
+    first, other = (running.metrics(tmp_path / name) for name in ("1", "8"))
+    assert [line["kind"] for line in first] == [line["kind"] for line in other] == ["train", "evaluate"]
+    np.testing.assert_allclose(*([line[0][n] for n in sorted(TRAIN - {"kind"})] for line in (first, other)), rtol=1e-6)
+    calibrations = [evaluation.read_calibration(tmp_path / name) for name in ("1", "8")]
+    np.testing.assert_allclose(calibrations[0][:4], calibrations[1][:4], rtol=1e-5)
 
 
 @pytest.mark.slow
