@@ -110,8 +110,8 @@ def base() -> ConfigDict:
     config.merge_rule = "toolbox"  # of methods that merge gradients; or "eccv", "tf2_port"
 
     # Networks: names of distill/models, a factor on all widths, dropout of wide ResNets, sensing points ((): its own)
-    config.student = ConfigDict({"network": "resnet8", "width": 0.125, "dropout": 0.0, "taps": ()})
-    config.teacher = ConfigDict({"network": "resnet20", "width": 0.125, "dropout": 0.0, "taps": ()})
+    config.student = ConfigDict({"network": "resnet8", "width": 0.0625, "dropout": 0.0, "taps": ()})
+    config.teacher = ConfigDict({"network": "resnet20", "width": 0.0625, "dropout": 0.0, "taps": ()})
     config.teacher_checkpoint = ""  # work directory of a trained teacher; "": train one first
     config.cache_teacher = False  # compute the teacher once for all images; needs an augmentation that does nothing
 
@@ -142,7 +142,7 @@ def base() -> ConfigDict:
     )
 
     # Training: steps of each phase
-    config.teacher_steps = 400
+    config.teacher_steps = 800
     config.module_steps = 200
     config.initialisation_steps = 150
     config.num_steps = 800  # of the student
