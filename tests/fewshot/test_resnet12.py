@@ -37,10 +37,20 @@ def golden_weights() -> dict[str, np.ndarray]:
     return weights
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance", "conv"), [(np.float64, 1e-9, "native"), (np.float32, 1e-4, "three_forms")]
-)
-def test_forward_and_backward_equal_official(dtype, tolerance, conv):
+def test_forward_and_backward_equal_official_float64():
+    check_forward_and_backward(np.float64, 1e-9, "native")
+
+
+def test_forward_and_backward_equal_official_float32():
+    """In a process of its own, which makes the programs that users get: `common.cpu_fusions`, which the other families
+    ask for, rounds otherwise, so that a leaky ReLU at its kink goes the other way."""
+    running.run_program(
+        "import numpy as np; from tests.fewshot import test_resnet12\n"
+        "test_resnet12.check_forward_and_backward(np.float32, 1e-4, 'three_forms')"
+    )
+
+
+def check_forward_and_backward(dtype, tolerance, conv):
     data = official.golden(GOLDEN)
     weights = {official.path(name): official.layout(official.path(name), w) for name, w in golden_weights().items()}
     params = official.cast(official.nested(weights), dtype)
