@@ -45,6 +45,7 @@ def test_trajectory_equals_official_float64(name):
     trajectory.assert_close(pairs, 1e-9, 1e-9, dict.fromkeys(TINY, 1e-6) if name != SMALL else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "values", "gradients"), [(GOLDENS[0], 2e-5, 2e-4), (SMALL, 1e-4, 5e-4)])
 def test_trajectory_equals_official_float32(name, values, gradients):
     pairs = all_comparisons(name, np.float32, conv="patches")

@@ -119,7 +119,7 @@ SMOKE: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("maml_pp", "tapl") else pytest.param(name, marks=pytest.mark.slow) for name in SMOKE],
+    [name if name == "tapl" else pytest.param(name, marks=pytest.mark.slow) for name in SMOKE],
 )
 def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
     for variable, value in cli.LOG_COMPILES.items():
@@ -177,6 +177,7 @@ def kill(folder, after_step, delay, name="cxgrad", **fields):
     return running.logged_step(folder)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_bit_for_bit(finished, tmp_path):
     step = kill(tmp_path / "run", 11, 0.02, **finished.fields)
     assert 11 <= step < 40

@@ -22,6 +22,7 @@ def test_trajectory_equals_official_float64():
     trajectory.assert_close(pairs, 1e-9, 1e-9)
 
 
+@pytest.mark.slow
 def test_trajectory_equals_official_float32():
     pairs = trajectory.comparisons(GOLDEN, np.float32, conv="patches")
     trajectory.assert_close_after_adam(pairs)

@@ -25,7 +25,8 @@ def get_config(name):
 """
 
 
-@pytest.mark.parametrize("name", ["vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("swin", "cait"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit", "swin", "cait"])
 def test_eight_devices_equal_one(name, tmp_path):
     file = tmp_path / "sgd.py"
     file.write_text(CONFIG)
