@@ -16,11 +16,13 @@ $(VENV)/installed: pyproject.toml requirements.lock
 demo: install
 	$(RUN) fewshot.main --config=$(CONFIG)
 
-test: install
-	$(RUN) pytest -n 2 --dist worksteal --durations=60
+test: install  # few-shot apart from the others, whose programs have other fusions: common/cpu_fusions.py
+	$(RUN) pytest -n 2 --dist worksteal --durations=40 --ignore=tests/fewshot
+	$(RUN) pytest -n 2 --dist worksteal --durations=20 tests/fewshot
 
 slow: install
-	$(RUN) pytest -n 2 --dist worksteal -m slow --durations=100
+	$(RUN) pytest -n 2 --dist worksteal -m slow --durations=60 --ignore=tests/fewshot
+	$(RUN) pytest -n 2 --dist worksteal -m slow --durations=40 tests/fewshot
 
 data: install  # the builders of data sets under TensorFlow's own test case
 	$(RUN) pip install --quiet --constraint requirements.lock --editable '.[data]'
