@@ -151,10 +151,12 @@ def test_official_search_without_help(resnet56):
 
 
 @pytest.mark.slow
-def test_official_search_with_the_marking_of_the_release(resnet56):
-    graph, variables = resnet56
+def test_official_search_with_the_marking_of_the_release(resnet56, float64):
+    """In 64 bits, as above."""
+    graph, variables = resnet56[0], jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), resnet56[1])
     search, trace = official(graph, marking="release"), golden("search_head_marking")
     images, labels = problem()
+    images = np.asarray(images, np.float64)
     progress = begin(search, blank(graph, 24, search.settings), variables, images, labels)
     for step in range(2):
         progress, decision = greedy_step(search, progress, variables, images, labels, KEY)

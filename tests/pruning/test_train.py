@@ -51,14 +51,15 @@ def test_official_network(resnet56):
 
 
 @pytest.mark.slow
-def test_official_fine_tuning_steps(resnet56):
-    """Two updates of the slim network; the second loss and step are less exact: 8 images are few for BatchNorm."""
-    graph, variables = resnet56
+def test_official_fine_tuning_steps(resnet56, float64):
+    """Two updates of the slim network, in 64 bits; the second loss and step are less exact: 8 images are few for
+    BatchNorm."""
+    graph, variables = resnet56[0], jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), resnet56[1])
     choice, expected = networks.shared("slim"), networks.shared("finetune_step")
     keep = networks.keep(graph, choice["rates"])
     kept = slim.keep_indices(graph, split(graph, choice["rank"]), keep)
     params, stats = slim.slice_variables(graph, variables["params"], variables["batch_stats"], kept)
-    views = jnp.asarray((expected["views_uint8"].astype(np.float32) - networks.MEAN) / networks.STD)
+    views = jnp.asarray((expected["views_uint8"].astype(np.float64) - networks.MEAN) / networks.STD)
     optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, 0.9, nesterov=True))
     recipe = train.Recipe(narrow(graph, slim.widths(kept)), optimizer, SPEC, temperature=4.0)
     state = TrainState(jnp.int32(0), params, optimizer.init(params), {"batch_stats": stats})
