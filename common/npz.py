@@ -1,9 +1,11 @@
-"""Reading .npz files that may be damaged."""
+"""Reading NumPy's .npz and .npy files that may be damaged; nothing in them is executed."""
 
 import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,26 @@ _DAMAGE = (
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file by name; nothing in it is executed.
+    """All arrays of an .npz file by name.
 
     Raises:
       OSError: a file that is not there or cannot be read.
       ValueError: any other content than arrays of numbers, undamaged.
     """
+    # Opened here, because np.load leaves a damaged file open.
+    with _told_as_value_error(), file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def read_array(file: Path) -> np.ndarray:
+    """The array of an .npy file. Raises as `read`."""
+    with _told_as_value_error(), file.open("rb") as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+@contextmanager
+def _told_as_value_error() -> Iterator[None]:
     try:
-        # Opened here, because np.load leaves a damaged file open.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        yield
     except _DAMAGE as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -11,11 +11,9 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from tokenize import TokenError
 from typing import NamedTuple
 
-import numpy as np
-
+from common import npz
 from common.data.faces import table
 from common.data.faces.dataset import FaceData
 from common.data.folder import SUFFIXES
@@ -136,9 +134,8 @@ def _checked(where: str, value: float, scale: float) -> float:
 
 def _array(file: Path) -> float:
     try:
-        return float(np.load(file, allow_pickle=False).item())
-    # What NumPy raises depends on where the damage is; its header is Python source.
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, MemoryError, SyntaxError, TokenError) as error:
+        return float(npz.read_array(file).item())
+    except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"annotation {file} is missing or no number ({reason}): copy it anew.") from error
 
@@ -148,12 +145,14 @@ def _ages(file: Path) -> dict[str, float]:
         return {}
     table = csv.DictReader(_lines(file))
     try:
-        if not {"image", "age"} <= set(table.fieldnames or ()):
-            raise UserError(f"file {file} must begin with the line 'image,age', but begins with {table.fieldnames}.")
-        return {line["image"]: float(line["age"]) for line in table}
-    except (ValueError, TypeError, csv.Error) as error:
-        if isinstance(error, UserError):
-            raise
+        names, rows = table.fieldnames, list(table)
+    except csv.Error as error:
+        raise UserError(f"file {file} cannot be read as CSV ({error}): copy it anew.") from error
+    if not {"image", "age"} <= set(names or ()):
+        raise UserError(f"file {file} must begin with the line 'image,age', but begins with {names}.")
+    try:
+        return {row["image"]: float(row["age"]) for row in rows}
+    except (ValueError, TypeError) as error:
         raise UserError(f"file {file} has an age that is no number ({error}).") from error
 
 
