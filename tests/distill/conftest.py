@@ -16,3 +16,11 @@ def finished(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("distilled") / "run"
     out, _ = cli.run(*cli.flags("mhgd", folder, **FIELDS))
     return Run(folder, FIELDS, out)
+
+
+@pytest.fixture(params=["svd", "eigen"])
+def backend(request):
+    """Of the decomposition; eigenvectors in 64 bits, because a Gram matrix has the square of the condition."""
+    if request.param == "eigen":
+        request.getfixturevalue("float64")
+    return request.param

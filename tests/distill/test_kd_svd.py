@@ -56,14 +56,8 @@ def test_golden_eccv(n):
                 close(aligned[i][which], stored[f"pair{pair}_{where}_aligned_{kind}"])
 
 
-@pytest.mark.parametrize("backend", ["svd", "eigen"])
-def test_golden_eccv_from_the_maps(backend, request):
-    """Our decomposition, its derivative and the loss in one, with the signs of the file: its loss depends on them.
-
-    The eigenvectors in 64 bits: a Gram matrix has the square of the condition.
-    """
-    if backend == "eigen":
-        request.getfixturevalue("float64")
+def test_golden_eccv_from_the_maps(backend):
+    """Our decomposition, its derivative and the loss in one, with the signs of the file: its loss depends on them."""
     stored = golden.load("sskd_svd")
     teacher, values = arrays(stored, "dfv3_V_teacher{}"), [s[:, 0] for s in arrays(stored, "dfv3_s_teacher{}")]
 

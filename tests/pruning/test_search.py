@@ -102,9 +102,8 @@ def test_official_decision(resnet56, step):
 
 
 @pytest.mark.slow
-def test_official_beginning_and_importance(resnet56, float64):
-    """In 64 bits: in 32 a ReLU at its kink may go either way, which moves scores by thousandths of the largest."""
-    graph, variables = resnet56[0], jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), resnet56[1])
+def test_official_beginning_and_importance(resnet56_float64):
+    graph, variables = resnet56_float64
     search, expected = official(graph), golden("importance")
     images, labels = problem()
     images = np.asarray(images, np.float64)
@@ -151,9 +150,8 @@ def test_official_search_without_help(resnet56):
 
 
 @pytest.mark.slow
-def test_official_search_with_the_marking_of_the_release(resnet56, float64):
-    """In 64 bits, as above."""
-    graph, variables = resnet56[0], jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), resnet56[1])
+def test_official_search_with_the_marking_of_the_release(resnet56_float64):
+    graph, variables = resnet56_float64
     search, trace = official(graph, marking="release"), golden("search_head_marking")
     images, labels = problem()
     images = np.asarray(images, np.float64)

@@ -51,10 +51,10 @@ def test_official_network(resnet56):
 
 
 @pytest.mark.slow
-def test_official_fine_tuning_steps(resnet56, float64):
+def test_official_fine_tuning_steps(resnet56_float64):
     """Two updates of the slim network, in 64 bits; the second loss and step are less exact: 8 images are few for
     BatchNorm."""
-    graph, variables = resnet56[0], jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), resnet56[1])
+    graph, variables = resnet56_float64
     choice, expected = networks.shared("slim"), networks.shared("finetune_step")
     keep = networks.keep(graph, choice["rates"])
     kept = slim.keep_indices(graph, split(graph, choice["rank"]), keep)
