@@ -61,8 +61,9 @@ def main(argv: list[str]) -> None:
 
 def trimmed(picture: np.ndarray) -> np.ndarray:
     """Without the white around it."""
-    rows, columns = np.unique(np.argwhere(picture < 250)[:, 0]), np.unique(np.argwhere(picture < 250)[:, 1])
-    return picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    places = np.argwhere(picture < 250)[:, :2]
+    (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0)
+    return picture[top : bottom + 1, left : right + 1]
 
 
 if __name__ == "__main__":

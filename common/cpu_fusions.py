@@ -4,9 +4,9 @@ give wrong numbers without a word. Matrix products by themselves may stay.
 Known cases: products and sums fused with what surrounds them end in a segmentation fault
 (https://github.com/jax-ml/jax/issues/39257; our joint step of multi-task training); the sum of squares of 32769 small
 matrix-vector products has a wrong element (https://github.com/jax-ml/jax/issues/39103). Every family asks for this when
-it is imported, but `fewshot`: its steps would take 1.1 to 1.7 times as much CPU time, and agree with unfused ones to
-rounding. The flag has no effect on other devices. To choose for yourself, set it in XLA_FLAGS (empty: nothing of the
-kind).
+it is imported, but `fewshot`: its steps would take 1.1 to 1.7 times as much CPU time; at the size of the embedded
+default they agree with unfused ones to rounding. The flag has no effect on other devices. To choose for yourself, set
+it in XLA_FLAGS (empty: nothing of the kind).
 """
 
 import os
