@@ -86,11 +86,14 @@ class Rows:
 
 
 def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
-    """Put host arrays, equal on all processes, on the devices. Arrays that are there already stay as they are."""
+    """Put host arrays, equal on all processes, on the devices. Arrays that are there already stay as they are.
+
+    On one device they get the name of the placement, without a copy: a program is compiled anew for another name.
+    """
 
     def put(leaf):
         if isinstance(leaf, jax.Array) and leaf.sharding.device_set == sharding.device_set:
-            return leaf
+            return leaf if len(sharding.device_set) > 1 else jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.device_put(leaf, sharding)
         host: Any = leaf if isinstance(leaf, Rows) else np.asarray(leaf)

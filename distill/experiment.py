@@ -218,10 +218,10 @@ def _of_networks(config: ConfigDict, recipe: train.Recipe, parts: _Parts, shapes
         return classification.means(run(state, data, places))
 
     def evaluate(state, data):
-        if config.phase != "initialisation":
-            return score(state, data, parts.selection)
-        # The last layer has not been trained: the distance to the teacher counts, on batches as in training.
-        return report.distillation_loss(recipe, state, data, config.batch_size)
+        return score(state, data, parts.selection)
+
+    # For the initialisation, where the last layer is not trained: on batches as in training.
+    distance = report.distillation_loss(recipe, config.batch_size)
 
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
         if config.phase == "initialisation":
@@ -235,21 +235,18 @@ def _of_networks(config: ConfigDict, recipe: train.Recipe, parts: _Parts, shapes
     return {
         "init": functools.partial(steps.init, recipe, parts.images.shape[1:], shapes),
         "train_step": functools.partial(steps.train_step, recipe),
-        "evaluate": evaluate,
+        "evaluate": distance if config.phase == "initialisation" else evaluate,
         "finish": finish,
     }
 
 
 def _of_modules(config: ConfigDict, recipe: train.Recipe, parts: _Parts, shapes: tuple[Any, Any]) -> Functions:
-    def evaluate(state, data):
-        return report.module_losses(recipe, state, data, config.batch_size)
-
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
         return report.module_figures(recipe, state, data, parts.test, config.figure_images, folder)
 
     return {
         "init": functools.partial(train.init_modules, recipe, shapes),
         "train_step": functools.partial(train.module_step, recipe),
-        "evaluate": evaluate,
+        "evaluate": report.module_losses(recipe, config.batch_size),
         "finish": finish,
     }

@@ -81,10 +81,17 @@ def _batches(images: Any, batch_size: int) -> np.ndarray:
     return np.resize(order, number * batch_size).reshape(number, batch_size)
 
 
-def _mean_over_batches(function: Callable[..., dict[str, Any]], state: Any, data: Any, batch_size: int) -> Any:
+Evaluation = Callable[[TrainState, Any], dict[str, float]]
+
+
+def _mean_over_batches(function: Callable[..., dict[str, Any]], batch_size: int) -> Evaluation:
     compiled = jax.jit(function, out_shardings=parallel.replicated())
-    found = [compiled(state, data, places) for places in _batches(data["held_out_images"], batch_size)]
-    return {name: float(np.mean([jax.device_get(values[name]) for values in found])) for name in found[0]}
+
+    def evaluate(state: TrainState, data: Any) -> dict[str, float]:
+        found = [compiled(state, data, places) for places in _batches(data["held_out_images"], batch_size)]
+        return {name: float(np.mean([jax.device_get(values[name]) for values in found])) for name in found[0]}
+
+    return evaluate
 
 
 def _teacher_view(recipe: Recipe, data: Any, places: Any) -> Any:
@@ -93,8 +100,8 @@ def _teacher_view(recipe: Recipe, data: Any, places: Any) -> Any:
     return images, frozen(recipe.method.knowledge(outputs))
 
 
-def module_losses(recipe: Recipe, state: TrainState, data: Any, batch_size: int) -> dict[str, float]:
-    """Mean over batches of held-out images of the modules' loss, in training mode, always with the same noise."""
+def module_losses(recipe: Recipe, batch_size: int) -> Evaluation:
+    """Mean over batches of held-out images of a state's module loss, in training mode, always with the same noise."""
 
     def losses(state, data, places):
         _, knowledge = _teacher_view(recipe, data, places)
@@ -102,11 +109,11 @@ def module_losses(recipe: Recipe, state: TrainState, data: Any, batch_size: int)
         value, _, parts = train.module_loss(recipe, modules, knowledge, rng.stream(0, "modules"))
         return {**parts, "loss": value}
 
-    return _mean_over_batches(losses, state, data, batch_size)
+    return _mean_over_batches(losses, batch_size)
 
 
-def distillation_loss(recipe: Recipe, state: TrainState, data: Any, batch_size: int) -> dict[str, float]:
-    """Mean over batches of held-out images of the distillation terms, the student in inference mode."""
+def distillation_loss(recipe: Recipe, batch_size: int) -> Evaluation:
+    """Mean over batches of held-out images of a state's distillation terms, the student in inference mode."""
 
     def losses(state, data, places):
         images, knowledge = _teacher_view(recipe, data, places)
@@ -117,7 +124,7 @@ def distillation_loss(recipe: Recipe, state: TrainState, data: Any, batch_size: 
         terms, _ = recipe.method.loss(data["modules"], adapters, outputs, knowledge, labels)
         return {**terms, "loss": sum(terms.values())}
 
-    return _mean_over_batches(losses, state, data, batch_size)
+    return _mean_over_batches(losses, batch_size)
 
 
 def module_figures(
@@ -131,4 +138,4 @@ def module_figures(
     images, labels = (np.asarray(data[name])[chosen] for name in ("held_out_images", "held_out_labels"))
     modules = Variables(state.params, state.model_state)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    return dict(recipe.method.figures(modules, jax.device_get(knowledge), images, labels, folder / "figures"))
+    return dict(recipe.method.figures(modules, knowledge, images, labels, folder / "figures"))

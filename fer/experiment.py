@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from common import evaluation as streaming
-from common import optim, rng, sampler
+from common import optim, parallel, rng, sampler
 from common.config import check
 from common.data import faces
 from common.data.dataset import channel_statistics
@@ -74,7 +74,7 @@ def build(config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
 
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
         outputs = functools.partial(_outputs, run, data, parts)
-        untrained = init(data, rng.stream(config.seed, "untrained"))
+        untrained = jax.jit(init, out_shardings=parallel.replicated())(data, rng.stream(config.seed, "untrained"))
         return report.finish(config, state, folder, outputs, untrained, recipe, parts.data, parts.held_out)
 
     second = config.updates == 2

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from ml_collections import ConfigDict
 
@@ -45,7 +45,7 @@ def draw_all(
 
 def draw_plan(path: Path, recipe: train.Recipe, state: Any, split: Faces, note: str) -> None:
     """Heat map of the transport plan between frames of two people, with their faces on the axes."""
-    people = [code for code in np.unique(split.identity) if np.sum(split.identity == code) >= 2][:2]
+    people = [int(code) for code in np.unique(split.identity) if np.sum(split.identity == code) >= 2][:2]
     if len(people) < 2:
         return
     rows, columns = (_spread(split, code) for code in people)
@@ -74,13 +74,14 @@ def plan_between(
     recipe: train.Recipe, state: Any, reference: np.ndarray, target: np.ndarray
 ) -> Float[np.ndarray, "n m"]:
     """The plan between two people's frames (uint8 [n, H, W, 3] and [m, H, W, 3])."""
-    images = jnp.concatenate([jnp.asarray(reference), jnp.asarray(target)])
-    latents = jax.jit(lambda state, images: train.predict(recipe, state.params, state.model_state, images))(
-        state, images
-    )["latents"]
-    identity = jnp.asarray([0] * len(reference) + [1] * len(target))
-    found = matching.match(latents, grouping.make_groups(identity, jnp.asarray([0, 1])), recipe.matching)
-    return np.asarray(found.plan)[: len(reference), len(reference) :]
+
+    @jax.jit
+    def plan(state: Any, images: Array, identity: Array) -> Array:
+        latents = train.predict(recipe, state.params, state.model_state, images)["latents"]
+        return matching.match(latents, grouping.make_groups(identity, jnp.arange(2)), recipe.matching).plan
+
+    identity = np.repeat([0, 1], [len(reference), len(target)])
+    return np.asarray(plan(state, np.concatenate([reference, target]), identity))[: len(reference), len(reference) :]
 
 
 def _spread(split: Faces, code: int) -> np.ndarray:

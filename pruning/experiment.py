@@ -25,7 +25,7 @@ from common.experiment import Experiment, Phase, TrainState
 from pruning import memory_bank, one_shot, report, search, setup, slim, splits, train
 from pruning.candidates import whole
 from pruning.check import check_config
-from pruning.graph import narrow
+from pruning.graph import Graph, narrow
 from pruning.history import select_teachers
 
 NEVER = 1 << 30
@@ -109,9 +109,6 @@ def _trained(
     """An experiment of `train.train_step` on a split, evaluated on the test images."""
     test = setting.dataset.splits["test"]
     count = len(images.labels)
-    run = streaming.PerExample(
-        functools.partial(train.evaluate, recipe.graph, recipe.augmentation), len(test.labels), config.eval_batch_size
-    )
 
     def host_batch(seed: int, step: int) -> dict[str, np.ndarray]:
         indices = setup.batch_indices(seed, step, count, config.batch_size)
@@ -129,9 +126,16 @@ def _trained(
         data=data,
         init=functools.partial(train.init, recipe, test.images.shape[1:]),
         train_step=functools.partial(train.train_step, recipe),
-        evaluate=lambda state, data: classification.means(run(state, data)),
+        evaluate=_evaluation(config, setting, recipe.graph),
         host_batch=host_batch,
     )
+
+
+def _evaluation(config: ConfigDict, setting: setup.Setting, graph: Graph) -> report.Evaluate:
+    """Of a state of the network `graph`, on the test images."""
+    score = functools.partial(train.evaluate, graph, setting.augmentation)
+    run = streaming.PerExample(score, len(setting.dataset.splits["test"].labels), config.eval_batch_size)
+    return lambda state, data: classification.means(run(state, data))
 
 
 def build_search(setting: setup.Setting, config: ConfigDict, finished: Mapping[str, TrainState]) -> Experiment:
@@ -261,12 +265,14 @@ def build_finetune(setting: setup.Setting, config: ConfigDict, finished: Mapping
         teacher_filter="all" if teacher == "single" else own.teacher_filter,
     )
     dense = setup.dense_variables(config, setting.graph, finished)
-    before = report.Before(setting, progress, kept, dense, start)
+    tuning = _trained(config, setting, recipe, images, start, bank)
+    evaluate_dense = _evaluation(config, setting, setting.graph)
+    before = report.Before(setting, progress, kept, dense, start, evaluate_dense, tuning.evaluate)
 
     def finish(state: TrainState, data: Any, folder: Path) -> dict[str, float]:
         return report.finish(state, data, folder, before, config)
 
-    return dataclasses.replace(_trained(config, setting, recipe, images, start, bank), finish=finish)
+    return dataclasses.replace(tuning, finish=finish)
 
 
 def _slim_variables(setting: setup.Setting, config: ConfigDict, found: TrainState, kept: slim.Kept) -> dict[str, Any]:

@@ -1,22 +1,20 @@
 """What a run leaves: the search's history, the slim network on disk, accuracies, cost, latency, and figures."""
 
 import csv
-import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from common import evaluation as streaming
 from common import parallel, plots, writers
-from common.data.classification import means
 from common.experiment import TrainState
 from common.metrics import ci95_proportion
-from pruning import complexity, deploy, latency, search, setup, slim, train
-from pruning.graph import narrow
+from pruning import complexity, deploy, latency, search, setup, slim
 
+Evaluate = Callable[[TrainState, Any], dict[str, float]]
 HISTORY = ("step", "gate", "channels", "flops_kept", "loss", "score", "accuracy")
 
 
@@ -28,6 +26,8 @@ class Before(NamedTuple):
     kept: slim.Kept
     dense: Any  # variables of the whole network as it was trained
     start: Any  # variables of the slim network, statistics recalibrated
+    evaluate_dense: Evaluate  # on the test images: of the whole network,
+    evaluate: Evaluate  # and of the slim one
 
 
 def finish_search(plan: search.Search, progress: search.Progress, folder: Path) -> dict[str, float]:
@@ -80,20 +80,16 @@ def finish(state: TrainState, data: Any, folder: Path, before: Before, config: C
 
     Accuracies are on the test images, single view, last epoch, moving statistics.
     """
-    graph, augmentation = before.setting.graph, before.setting.augmentation
-    narrowed = narrow(graph, slim.widths(before.kept))
 
-    def accuracy(network: Any, variables: Any) -> float:
-        one = TrainState(state.step, variables["params"], {}, {"batch_stats": variables["batch_stats"]})
-        score = functools.partial(train.evaluate, network, augmentation)
-        run = streaming.PerExample(score, len(data["test_labels"]), config.eval_batch_size)
-        return means(run(parallel.place(one, parallel.replicated()), data))["accuracy"]
+    def accuracy(variables: Any, evaluate: Evaluate) -> float:
+        one = state.replace(params=variables["params"], model_state={"batch_stats": variables["batch_stats"]})
+        return evaluate(parallel.place(one, parallel.replicated()), data)["accuracy"]
 
     tuned = setup.variables_of(state)
     results = {
-        "dense_test_accuracy": accuracy(graph, before.dense),
-        "test_accuracy_before_finetuning": accuracy(narrowed, before.start),
-        "test_accuracy": accuracy(narrowed, tuned),
+        "dense_test_accuracy": accuracy(before.dense, before.evaluate_dense),
+        "test_accuracy_before_finetuning": accuracy(before.start, before.evaluate),
+        "test_accuracy": accuracy(tuned, before.evaluate),
     }
     results["test_accuracy_ci95"] = ci95_proportion(results["test_accuracy"], len(data["test_labels"]))
     results["test_accuracy_difference"] = results["test_accuracy"] - results["dense_test_accuracy"]
