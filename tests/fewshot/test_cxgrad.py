@@ -119,6 +119,7 @@ def test_trajectory_does_not_feel_the_norm_of_the_initial_kernels():
         assert official.error(scaled["thetas"][path], leaf) < 1e-9
 
 
+@pytest.mark.slow
 def test_black_images_give_finite_gradients():
     params, tasks = inputs(GOLDENS[0])
     black = tasks._replace(support_images=0 * tasks.support_images, query_images=0 * tasks.query_images)

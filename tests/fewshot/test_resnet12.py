@@ -137,7 +137,7 @@ def test_each_inner_step_has_its_own_row_of_norm_parameters_and_given_moments_ar
     outputs = [[apply(v, images, step) for v in (variables, changed)] for step in range(3)]
     assert [bool(jnp.array_equal(a.logits, b.logits)) for a, b in outputs] == [True, False, True]
     together = outputs[0][0]
-    alone = network.apply(variables, images[:1], 0, together.moments)
+    alone = apply(variables, images[:1], 0, together.moments)
     np.testing.assert_allclose(alone.logits, together.logits[:1], rtol=1e-4, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""What holds of a run of any of the ten papers' methods: its programs are compiled once, a NaN stops it, and the size of
+"""What holds of a run of any of the ten methods: its programs are compiled once, a NaN stops it, and the size of
 evaluation batches changes no result. One short run of each serves all three.
 """
 
