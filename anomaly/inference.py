@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from anomaly import setup, train
 from anomaly.evaluation import Calibration, read_calibration
 from anomaly.train import Recipe
-from common import config as configs
 from common import phases
 from common.data.anomaly import Frame
 from common.errors import UserError
+from common.workdir import read_config
 
 
 class Model(NamedTuple):
@@ -34,12 +34,11 @@ def load_model(workdir: Path) -> Model:
     Raises:
       UserError: no run of CFA, one that has not ended, or damaged files.
     """
-    file = workdir / "config.json"
+    config = read_config(workdir)
     inside = sorted(path.parent.name for path in workdir.glob("*/config.json")) if workdir.is_dir() else []
-    if not file.is_file():
+    if config is None:
         hint = f"; it holds runs of {', '.join(inside)}: choose one" if inside else ""
-        raise UserError(f"--workdir={workdir} holds no run (there is no {file.name}){hint}.")
-    config = configs.from_json(file.read_text())
+        raise UserError(f"--workdir={workdir} holds no run (there is no config.json){hint}.")
     if "gamma_c" not in config or "crop" not in config:
         raise UserError(f"--workdir={workdir} is a run of {config.get('name', 'something else')!r}, not of CFA.")
     if inside:

@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from anomaly import figures, throughput
-from common import config as configs
 from common.data.anomaly.mvtec import TEXTURES
+from common.workdir import read_config
 
 Rows = Mapping[str, Mapping[str, Any]]  # {phase: its numbers}
 
@@ -72,7 +72,7 @@ def compressions(rows: Mapping[str, tuple[int, int, Mapping[str, Any]]]) -> tupl
 
 
 def _gammas(phase: Path) -> tuple[int, int]:
-    config = configs.from_json((phase / "config.json").read_text())
+    config: Any = read_config(phase)
     return config.gamma_c, config.gamma_d
 
 

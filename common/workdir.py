@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import filelock
 import jax
@@ -52,7 +53,7 @@ def open_for_training(path: Path, config: ConfigDict) -> bool:
     """Make the folder, or check that it belongs to this very config; whether it is new. Raises UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        stored = _stored_config(path)
+        stored = read_config(path)
         if stored is None:
             others = sorted(
                 entry.name for entry in path.iterdir() if not entry.name.startswith(".") and entry.suffix != _PARTIAL
@@ -112,7 +113,7 @@ def _unusable(path: Path, error: OSError) -> UserError:
 def check_config(path: Path, config: ConfigDict, evaluation_fields: Collection[str] = ()) -> None:
     """Check that the folder holds a run of this config, but for fields of the evaluation. Raises UserError."""
     try:
-        stored = _stored_config(path)
+        stored = read_config(path)
     except OSError as error:
         raise UserError(f"The work directory {path} cannot be read ({error.strerror}); check --workdir.") from error
     if stored is None:
@@ -139,7 +140,23 @@ def mark_done(path: Path) -> None:
     _write(path / "DONE", "")
 
 
-def _stored_config(path: Path) -> ConfigDict | None:
+def read_finished(path: Path, name: str) -> tuple[ConfigDict, dict[str, Any]]:
+    """(config, what the finished run in `path` says of itself in its file `name`). Raises UserError."""
+    file, config = path / name, read_config(path)
+    if config is None or not file.is_file():
+        raise UserError(f"{path} is no finished run of this method: it has no {name}; train to the end first.")
+    try:
+        description = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{file} is not readable as JSON ({error}); restore it, or remove {path / 'DONE'} and run the command of "
+            "the training again, which writes it."
+        ) from error
+    return config, description
+
+
+def read_config(path: Path) -> ConfigDict | None:
+    """The config of the run in `path`, None if there is no run. Raises UserError."""
     file = path / "config.json"
     if not file.exists():
         return None

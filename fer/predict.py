@@ -12,7 +12,6 @@ probability, and no valence or arousal.
 """
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +23,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from common import config as configs
-from common import plots, tool
+from common import plots, tool, workdir
 from common.checkpoint import read_run
 from common.data.faces import CATEGORIES
 from common.data.faces.people import categorize
@@ -50,11 +48,7 @@ class Model(NamedTuple):
 
 def open_run(folder: Path, which: str = "last") -> Model:
     """The last or best step of a finished run. Raises UserError on what is missing."""
-    file = folder / DESCRIPTION
-    if not file.is_file() or not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no finished run of this method: it has no {DESCRIPTION}; train to the end first.")
-    config = configs.from_json((folder / "config.json").read_text())
-    description = json.loads(file.read_text())
+    config, description = workdir.read_finished(folder, DESCRIPTION)
     recipe = experiment.make_recipe(config, tuple(description["mean"]), tuple(description["std"]))
     saved = read_run(folder, which)[1]
     return Model(config, recipe, saved["params"], saved["model_state"], description)

@@ -7,7 +7,6 @@ Needs nothing but the work directory. One line per picture: path, class, probabi
 
 import argparse
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from common import config as configs
-from common import tool
+from common import tool, workdir
 from common.checkpoint import read_run
 from common.data.folder import find_pictures, read_pictures
 from common.errors import UserError
@@ -76,11 +74,8 @@ def predict(folder: Path, images: Path, out: Path, which: str = "last", batch_si
 
 def open_run(folder: Path, which: str = "last") -> tuple[ConfigDict, dict[str, Any], Any]:
     """(config, class names and normalisation, parameters) of a finished run."""
-    file = folder / DESCRIPTION
-    if not file.is_file() or not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no finished run of this method: it has no {DESCRIPTION}; train to the end first.")
-    config = configs.from_json((folder / "config.json").read_text())
-    return config, json.loads(file.read_text()), read_run(folder, which)[1]["params"]
+    config, description = workdir.read_finished(folder, DESCRIPTION)
+    return config, description, read_run(folder, which)[1]["params"]
 
 
 def write(out: Path, files: Sequence[Path], probabilities: np.ndarray, names: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from common import workdir
 from common.errors import UserError
@@ -169,3 +170,17 @@ def test_done(tmp_path):
     workdir.mark_done(tmp_path)
     assert workdir.is_done(tmp_path)
     assert not workdir.is_done(tmp_path / "absent")
+
+
+def test_what_a_finished_run_says_of_itself(tmp_path):
+    for name, text, message in (
+        ("config.json", '{"seed": 0}', "is no finished run of this method: it has no model.json; train to the end"),
+        ("model.json", '{"mean": [0.5', "model.json is not readable as JSON .* remove .*DONE and run the command of"),
+        ("config.json", '{"seed": 0', "config.json is not readable as JSON .* restore it"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=message):
+            workdir.read_finished(tmp_path, "model.json")
+    (tmp_path / "config.json").write_text('{"seed": 0}')
+    (tmp_path / "model.json").write_text('{"mean": [0.5]}')
+    assert workdir.read_finished(tmp_path, "model.json") == (ConfigDict({"seed": 0}), {"mean": [0.5]})
