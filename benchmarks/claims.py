@@ -11,11 +11,13 @@ import datetime
 import json
 import os
 import platform
+import queue
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from common.metrics import mean_ci95, paired_difference_ci95
 _ONLY = flags.DEFINE_string("only", "", "Run this family alone; the others keep their last results.")
 _QUICK = flags.DEFINE_bool("quick", False, "Smoke size and two seeds: shows that everything runs, proves nothing.")
 _TABLES = flags.DEFINE_bool("tables", False, "Run nothing: write the tables again from the results that are there.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time; the cores are divided among them.", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0 .. n-1 for every cell.")
 _RUNS = flags.DEFINE_string("runs", "runs/claims", "Folder of the runs.")
 _OUT = flags.DEFINE_string("out", "results", "Folder of the tables.")
@@ -48,7 +51,8 @@ def main(argv: Sequence[str]) -> None:
         if not (_TABLES.value or _ONLY.value) and family.needs and not family.needs.is_dir():
             print(f"{name} is left out: {family.needs} is not there.")
         elif not _TABLES.value and _ONLY.value in ("", name):
-            results[name] = {"setting": family.setting, "machine": machine(), "rows": _run_family(name, family)}
+            rows = _run_family(name, family)
+            results[name] = {"setting": family.setting, "machine": machine(_JOBS.value), "rows": rows}
             out.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(results, indent=2) + "\n")
             draw(results[name], out / f"{file.stem}-{name}.png")
@@ -59,16 +63,24 @@ def main(argv: Sequence[str]) -> None:
         _renew(Path(_README.value), markdown_of_methods(results, whole=False))
 
 
-def machine() -> str:
+def machine(jobs: int) -> str:
     """What the numbers were measured on."""
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {datetime.date.today().isoformat()}"
+    at_a_time = f", {jobs} runs at a time" if jobs > 1 else ""
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}){at_a_time}, {datetime.date.today().isoformat()}"
 
 
 def _run_family(name: str, family: Family) -> list[dict]:
     seeds = range(2 if _QUICK.value else max(_SEEDS.value, family.seeds))
+    read: list[tuple[str, Cell]] = []
+    for cell in family.cells:
+        if cell.before is not None and cell.before not in read:
+            read.append(cell.before)
+    for before in read:
+        _run_all(before[0], [before[1]], seeds)
+    finished = _run_all(name, family.cells, seeds)
     rows = []
     for cell in family.cells:
-        runs = [_run(name, cell, seed) for seed in seeds]
+        runs = [finished[cell.name, seed] for seed in seeds]
         row = {"name": cell.name, "command": shlex.join(_command(cell, 0)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
@@ -80,6 +92,22 @@ def _run_family(name: str, family: Family) -> list[dict]:
                 row[metric] |= {"difference": difference, "difference_ci95": half}
         rows.append(row)
     return rows
+
+
+def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> dict[tuple[str, int], dict]:
+    """{(name of the cell, seed): its results}, --jobs of them at a time."""
+    shares = queue.SimpleQueue()
+    for job in range(_JOBS.value):
+        shares.put(job)
+
+    def take_cores() -> None:  # of a thread, and of the processes that it starts
+        if _JOBS.value > 1 and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[shares.get() :: _JOBS.value])
+
+    pairs = [(cell, seed) for cell in cells for seed in seeds]
+    with ThreadPoolExecutor(_JOBS.value, initializer=take_cores) as pool:
+        results = pool.map(lambda pair: _run(family, *pair), pairs)
+        return {(cell.name, seed): result for (cell, seed), result in zip(pairs, results, strict=True)}
 
 
 def _command(cell: Cell, seed: int) -> list[str]:
@@ -95,8 +123,6 @@ def _runs() -> Path:
 
 
 def _run(family: str, cell: Cell, seed: int) -> dict:
-    if cell.before is not None:
-        _run(*cell.before, seed)
     folder = folder_of(_runs(), family, cell, seed)
     command = [sys.executable, *_command(cell, seed)[1:], f"--workdir={folder}"]
     subprocess.run(command, check=True)
