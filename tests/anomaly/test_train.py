@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from anomaly import bank_building, evaluation, hypersphere, metrics, scoring, setup, train
 from anomaly.configs import cfa
-from anomaly.descriptor import PatchDescriptor, pool_taps
+from anomaly.descriptor import PatchDescriptor, descriptor_width, pool_taps
 from common import optim
 from common.experiment import TrainState
 from common.models.backbones import get_backbone, load_variables
@@ -84,6 +84,7 @@ def test_golden_train_steps(tag, golden_steps):
     recipe, step, plain, plain_step = golden_steps
     arrays = golden.load("train_steps")
     expected = arrays.under(f"{tag}/")
+    assert recipe.network.width == descriptor_width((64, 128, 256), int(arrays["gamma_d"]))
     params = golden.descriptor_params("train_steps", 28, 450)
     np.testing.assert_array_equal(params["kernel"].T[:4], arrays["layer.conv.weight_init_first4"])
     np.testing.assert_array_equal(params["bias"], arrays["layer.conv.bias_init"])

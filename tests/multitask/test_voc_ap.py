@@ -23,7 +23,8 @@ def golden_case():
     [("all", {}), ("11", {"rule": "11point"}), ("11_legacy", {"rule": "11point", "legacy_thresholds": True})],
 )
 def test_matches_the_golden(offset, name, settings_):
-    found = voc_ap.evaluate(*golden_case(), CLASSES, box_offset=offset, **settings_)
+    threshold = float(GOLDEN["iou_threshold"])
+    found = voc_ap.evaluate(*golden_case(), CLASSES, threshold=threshold, box_offset=offset, **settings_)
     np.testing.assert_array_equal(found.objects, GOLDEN["npos"])
     np.testing.assert_array_equal(found.flags, GOLDEN[f"flags_off{offset}"])
     np.testing.assert_allclose(found.ap, GOLDEN[f"ap_{name}_off{offset}"], atol=1e-9)

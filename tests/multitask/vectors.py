@@ -58,8 +58,9 @@ DATA = {"images": jnp.asarray(ARRAYS["x"].reshape(-1, 10)), "labels": jnp.zeros(
 
 def optimizer(**fields: Any):
     sgd = {
-        **{"name": "sgd", "clip_norm": 0.0, "weight_decay": 0.01, "momentum": 0.9, "nesterov": False},
-        **{"schedule": "constant", "learning_rate": 0.1},
+        **{"name": "sgd", "clip_norm": 0.0, "nesterov": False, "schedule": "constant"},
+        **{name: float(ARRAYS[name]) for name in ("weight_decay", "momentum")},
+        "learning_rate": float(ARRAYS["lr"]),
     }
     return optim.make_optimizer(ConfigDict(sgd | fields), only_kernels)
 
@@ -68,7 +69,7 @@ def recipe(**fields: Any) -> Recipe:
     """That of the golden step, with other fields of Recipe, `tasks` or `ensemble` (fields of it) if wanted."""
     names = fields.pop("tasks", NAMES)
     tasks = tuple(task for task in TASKS if task.name in names)
-    ensemble = Ensemble(**{"mode": "param_ema", "alpha": 0.9, **fields.pop("ensemble", {})})
+    ensemble = Ensemble(**{"mode": "param_ema", "alpha": float(ARRAYS["alpha"]), **fields.pop("ensemble", {})})
     encoder = Encoder("tanh", (12,) * 4, (1,) * 4, lambda train=False: Tanh())
     kind = fields.pop("kind", "npair")
     made = Recipe(

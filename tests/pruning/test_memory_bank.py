@@ -42,12 +42,12 @@ def test_golden_logits(resnet56, tmp_path):
         teachers.append(
             {g.name: mask(rank[g.name], keep_count(g.channels, r)) for g, r in zip(graph.gates, rates, strict=True)}
         )
-    x = networks.images(32)
+    x, size = networks.images(32), int(bank["bank_batch"])
     found = memory_bank.build(
         tmp_path / "bank.npy",
         lambda masks, images: whole(graph, variables, images, masks),
         teachers,
-        lambda: (x[first : first + 16] for first in (0, 16)),
+        lambda: (x[first : first + size] for first in range(0, 32, size)),
         (32, 10),
         "float32",
     )

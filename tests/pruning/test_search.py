@@ -19,6 +19,7 @@ from pruning.search import (
     begin,
     blank,
     check_target,
+    current_logits,
     decide,
     first_best,
     greedy_step,
@@ -36,12 +37,15 @@ KEY = jax.random.key(0)
 
 
 def make(graph, settings, side=32, form="prefix", batch_size=16):
+    """A search; sizes are those of the golden one by default."""
     flops = functools.partial(complexity.flops_of, graph, side)
     return Search(graph, settings, flops, Evaluator(graph, form, batch_size, chunk=3))
 
 
 def official(graph, **fields):
-    return make(graph, Settings(0.93, rates="official", normalise="official", **fields))
+    trace = golden("search")
+    settings = Settings(float(trace["target_rate"]), rates="official", normalise="official", **fields)
+    return make(graph, settings, batch_size=int(trace["search_batch_size"]))
 
 
 def at_step(search, step):
@@ -61,7 +65,8 @@ def at_step(search, step):
 
 def problem():
     """Images and labels of the golden D_val."""
-    return networks.images(24), golden("inputs")["labels"][:24].astype(np.int32)
+    size = int(golden("search")["val_size"])
+    return networks.images(size), golden("inputs")["labels"][:size].astype(np.int32)
 
 
 @pytest.mark.parametrize("step", range(10))
@@ -80,6 +85,20 @@ def test_official_marks_and_candidates(step):
     np.testing.assert_allclose(rates, trace["candidate_rate"][step][trace["marked"][step]], rtol=0, atol=1e-9)
 
 
+def test_official_costs_and_order_of_gates():
+    graph, trace, gates = cifar_resnet(56, 10), golden("search"), golden("importance")
+    channels = np.array([gate.channels for gate in graph.gates])
+    np.testing.assert_array_equal(channels, gates["gate_sizes"])
+    np.testing.assert_array_equal(np.cumsum([0, *channels]), gates["gate_offsets"])
+    np.testing.assert_allclose(1 / channels, gates["fine_step"])  # of one channel
+    np.testing.assert_array_equal(gates["rates_before_step2"], trace["rates"][1])
+    whole = complexity.totals(graph, 32)
+    assert (whole.flops, whole.params) == (trace["full_flops"], trace["full_params"])
+    for rates, params in zip(trace["rates"], trace["params"], strict=True):
+        keeps = {g.name: keep_count(g.channels, rate) for g, rate in zip(graph.gates, rates, strict=True)}
+        assert complexity.totals(graph, 32, keeps).params == params
+
+
 @pytest.mark.parametrize("step", [pytest.param(0, marks=pytest.mark.slow), 5, pytest.param(9, marks=pytest.mark.slow)])
 def test_official_decision(resnet56, step):
     """Steps 5 and 6 choose among exact ties: gates whose next filters are all dead."""
@@ -92,11 +111,20 @@ def test_official_decision(resnet56, step):
         expected = trace[f"candidate_{name}"][step][marked]
         np.testing.assert_allclose(decision.measured[name], expected, rtol=0, atol=tolerance, err_msg=name)
     assert decision.candidates[decision.chosen].gate == trace["best_gate"][step]
+    best, second = np.partition(decision.measured["score"], 1)[:2]
+    np.testing.assert_allclose((second - best) / best, trace["relative_margin"][step], rtol=0, atol=1e-5)
+    chosen = current_logits(search, progress, variables, problem()[0])
+    np.testing.assert_allclose(chosen, trace["trace_chosen_logits"][step], rtol=0, atol=1e-4)
+    if step == 0:
+        np.testing.assert_allclose(chosen, trace["chosen_logits_step0"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(progress.rates, trace["rates"][step], rtol=0, atol=1e-6)
     flops = complexity.flops_of(graph, 32, np.asarray(progress.keeps)[None])[0]
     assert flops == pytest.approx(trace["flops"][step], rel=1e-6)
     row = progress.history[int(progress.length) - 1]
     assert row[0] == pytest.approx(trace["loss"][step], abs=2e-5)
+    assert row[0] == pytest.approx(trace["history_loss"][step + 1], abs=2e-5)
+    if step == 9:
+        np.testing.assert_array_equal(progress.ranks, trace["final_rank"])
     following = trace["trace_ensemble"][step + 1] if step < 9 else trace["ensemble_logits_final"]
     np.testing.assert_allclose(progress.ensemble, following, rtol=0, atol=1e-4)
 

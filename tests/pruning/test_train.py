@@ -38,8 +38,13 @@ def test_official_network(resnet56):
     """The real checkpoint: logits in both modes, features of every stage, moved statistics."""
     graph, variables = resnet56
     expected, x = golden("forward"), networks.images(24)
-    logits = jit(Network(graph).apply)(variables, x)
+    apply = functools.partial(Network(graph).apply, capture_intermediates=True)
+    logits, captured = jit(apply)(variables, x)
     np.testing.assert_allclose(logits, expected["logits_eval"], rtol=0, atol=1e-4)
+    for stage, block in enumerate(("stem", "BasicBlock0.8", "BasicBlock1.8", "BasicBlock2.8")):
+        (features,) = captured["intermediates"][block]["__call__"]
+        means = features[:8].mean((1, 2))
+        np.testing.assert_allclose(means, expected[f"stage{stage}_gap_eval"], rtol=0, atol=1e-4)
     moved = jit(functools.partial(Network(graph, True).apply, mutable=["batch_stats"]))
     logits, changed = moved(variables, x[:16])
     np.testing.assert_allclose(logits, expected["logits_batchstats"], rtol=0, atol=1e-4)

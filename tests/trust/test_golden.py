@@ -30,9 +30,6 @@ NOT_COMPARED = {
 }
 
 FAMILIES = sorted(path.name for path in golden_files.FOLDER.iterdir() if path.is_dir())
-# Families some of whose tests have not run with --record-golden yet; strict, so that a family that is done must leave.
-PENDING = ("anomaly", "multitask", "pruning", "vit_small")
-NOT_WHOLE = pytest.mark.xfail(strict=True, reason="to be recorded with pytest -n 2 -m '' --record-golden")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +37,7 @@ def stored():
     return golden_files.names()
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=NOT_WHOLE) if f in PENDING else f for f in FAMILIES])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_no_array_is_left_out(stored, family):
     record = golden_files.record()
     unread = {}

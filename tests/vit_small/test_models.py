@@ -248,18 +248,20 @@ def test_dropped_branches_equal_official():
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "depth"),
+    ("name", "form", "depth", "last"),
     # Of ViT, PiT and CaiT the file has one number for each stack; T2T's token transformer, at rate 0, comes first.
     [
-        ("vit", "constant", 1),
-        ("pit", "constant", 3),
-        ("cait", "constant", 2),
-        ("t2t", "linear", 12),
-        ("swin", "linear", 12),
+        ("vit", "constant", 1, "transformer.drop_path"),
+        ("pit", "constant", 3, "layers.4.drop_path"),
+        ("cait", "constant", 2, "cls_transformer.drop_path"),
+        ("t2t", "linear", 12, "blocks.11"),
+        ("swin", "linear", 12, "layers.2.blocks.3"),
     ],
 )
-def test_rates_of_stochastic_depth(name, form, depth):
+def test_rates_of_stochastic_depth(name, form, depth, last):
     golden = official.golden("augmentation")[f"drop_rate.{name}.values"]
+    layers = official.golden("augmentation")[f"drop_rate.{name}.names"]
+    assert (len(layers), layers[-1]) == (len(golden), last)
     np.testing.assert_allclose(Design(drop_path=0.1).drop_rates(depth, form), golden[-depth:], rtol=1e-6, atol=1e-9)
     assert (golden[:-depth] == 0).all()
 
