@@ -1,11 +1,15 @@
 """What holds of a run of any of the ten methods: its programs are compiled once, a NaN stops it, and the size of
-evaluation batches changes no result. One short run of each serves all three.
+evaluation batches changes no result, and a run that is stopped and goes on in another process ends as one without a
+break. One short run of each serves all four.
 """
 
 import collections
 import importlib
+import json
 import logging
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +18,14 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from common import loop, phases
+from common import cpu_fusions, loop, phases
 from common.experiment import Phase
 from common.step import Stepper
+from tests.common.toys import running
 from tests.common.toys.fixtures import compilation_cache  # noqa: F401
 from tests.trust.test_command_line import METHODS
 
+cpu_fusions.restrict()  # as most methods do when they are imported, which may be too late after a run of another
 pytestmark = pytest.mark.slow
 
 SOME = {"num_steps": 4, "eval_every_steps": 2, "save_every_steps": 2}
@@ -34,7 +40,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 ARRAYS = 6
 BATCH = {"cxgrad": "episodes_per_batch", "tapl": "episodes_per_batch"}
 # Results that are times, or that the official code computes batch by batch.
-NOT_THE_SAME = re.compile("seconds|faster|milliseconds|latency|official_")
+NOT_THE_SAME = re.compile("seconds|minutes|faster|milliseconds|latency|official_")
 
 
 class Run(NamedTuple):
@@ -117,6 +123,30 @@ def test_size_of_evaluation_batches_changes_nothing(run):
     assert kept
     one, other = ({name: results[name] for name in kept} for results in found)
     assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_stopped_and_resumed_in_another_process_equals_straight(run, tmp_path, monkeypatch):
+    folder, file = tmp_path / "run", METHODS[run.method]
+    running.stop_after(monkeypatch, 3)
+    phases.train(run.stages, run.config, folder)
+    flags = running.flags(f"{file}:smoke", folder, {**FIELDS.get(run.method, {}), "tensorboard": False})
+    cache = f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
+    command = [sys.executable, "-m", f"{file.partition('/')[0]}.main", *flags, cache]
+    settings = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    out, _ = running.finish(running.open_process(command, **settings))
+    assert "resumed at step 3" in out
+    ended = [path.parent.relative_to(run.folder) for path in run.folder.rglob("metrics.jsonl")]
+    assert ended
+    for phase in ended:
+        assert running.metrics(run.folder / phase) == running.metrics(folder / phase)
+        running.assert_same_arrays(running.state_on_disk(run.folder / phase), running.state_on_disk(folder / phase))
+        one, other = (results(path / phase) for path in (run.folder, folder))
+        assert one == other
+
+
+def results(folder: Path) -> dict[str, float]:
+    found = json.loads((folder / "results.json").read_text())
+    return {name: value for name, value in found.items() if not NOT_THE_SAME.search(name)}
 
 
 def test_nan_stops_the_run(run, tmp_path, monkeypatch):

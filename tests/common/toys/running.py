@@ -136,7 +136,7 @@ def start(config, folder: Path, *flags: str, devices: int = 1) -> subprocess.Pop
 
 def open_process(arguments: list[str], devices: int = 1, **settings: str) -> subprocess.Popen:
     """Start a program on `devices` virtual devices, in the root of the repository; `settings`: its environment."""
-    settings |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | settings
     pipe = subprocess.PIPE
     return subprocess.Popen(arguments, cwd=ROOT, env=os.environ | settings, stdout=pipe, stderr=pipe, text=True)
 
