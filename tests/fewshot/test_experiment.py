@@ -167,7 +167,7 @@ def test_learns_characters_of_unseen_scripts(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["maml", "cxgrad"])
 def test_overfits_one_batch_of_tasks(name, tmp_path):
-    config = cli.config(name, **EASY | {"tasks_per_step": 2})
+    config = cli.config(name, **EASY | {"tasks_per_step": 2, "num_steps": 200, "eval_every_steps": 200})
     built = experiment.build(config, {})
     fixed = device_batch(built, 0)
     built = dataclasses.replace(built, batch=lambda data, step, key: fixed)
