@@ -3,8 +3,8 @@
     python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3]
 
 Writes results/claims.json, results/claims.md and a figure per family, and one line per method into README.md. Every
-cell is an ordinary run through the command line; a finished one is not repeated, a broken one is resumed. --tables
-writes the tables again from claims.json and runs nothing.
+cell is an ordinary run through the command line; a finished one is not repeated, a broken one is resumed, and a row is
+written as soon as all of its seeds have ended. --tables writes the tables again from claims.json and runs nothing.
 """
 
 import datetime
@@ -16,7 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,21 @@ def main(argv: Sequence[str]) -> None:
         if not (_TABLES.value or _ONLY.value) and family.needs and not family.needs.is_dir():
             print(f"{name} is left out: {family.needs} is not there.")
         elif not _TABLES.value and _ONLY.value in ("", name):
-            rows = _run_family(name, family)
-            results[name] = {"setting": family.setting, "machine": machine(_JOBS.value), "rows": rows}
-            out.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(results, indent=2) + "\n")
-            draw(results[name], out / f"{file.stem}-{name}.png")
-    text = f"{markdown_of_methods(results, whole=True)}\n{markdown(results)}"
-    file.with_suffix(".md").write_text(text)
-    print(text)
+            for rows in _run_family(name, family):
+                if len(rows) < len(results.get(name, {"rows": []})["rows"]):
+                    continue  # the rows of last time stand until there are as many new ones
+                told = {"setting": family.setting, "cells": len(family.cells), "machine": machine(_JOBS.value)}
+                results[name] = told | {"rows": rows}
+                out.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(results, indent=2) + "\n")
+                draw(results[name], out / f"{file.stem}-{name}.png")
+                _write_tables(results, file.with_suffix(".md"))
+    _write_tables(results, file.with_suffix(".md"))
+    print(file.with_suffix(".md").read_text())
+
+
+def _write_tables(results: Mapping[str, dict], file: Path) -> None:
+    file.write_text(f"{markdown_of_methods(results, whole=True)}\n{markdown(results)}")
     if _README.value and not _QUICK.value:
         _renew(Path(_README.value), markdown_of_methods(results, whole=False))
 
@@ -69,18 +76,17 @@ def machine(jobs: int) -> str:
     return f"{os.cpu_count()} CPU cores ({platform.machine()}){at_a_time}, {datetime.date.today().isoformat()}"
 
 
-def _run_family(name: str, family: Family) -> list[dict]:
+def _run_family(name: str, family: Family) -> Iterator[list[dict]]:
+    """The rows so far, whenever another one is complete."""
     seeds = range(2 if _QUICK.value else max(_SEEDS.value, family.seeds))
     read: list[tuple[str, Cell]] = []
     for cell in family.cells:
         if cell.before is not None and cell.before not in read:
             read.append(cell.before)
     for before in read:
-        _run_all(before[0], [before[1]], seeds)
-    finished = _run_all(name, family.cells, seeds)
+        list(_run_all(before[0], [before[1]], seeds))
     rows = []
-    for cell in family.cells:
-        runs = [finished[cell.name, seed] for seed in seeds]
+    for cell, runs in _run_all(name, family.cells, seeds):
         row = {"name": cell.name, "command": shlex.join(_command(cell, 0)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
@@ -91,11 +97,11 @@ def _run_family(name: str, family: Family) -> list[dict]:
                 difference, half = paired_difference_ci95(values, rows[0][metric]["values"])
                 row[metric] |= {"difference": difference, "difference_ci95": half}
         rows.append(row)
-    return rows
+        yield list(rows)
 
 
-def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> dict[tuple[str, int], dict]:
-    """{(name of the cell, seed): its results}, --jobs of them at a time."""
+def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterator[tuple[Cell, list[dict]]]:
+    """Each cell with the results of its seeds, in order; --jobs runs at a time."""
     shares = queue.SimpleQueue()
     for job in range(_JOBS.value):
         shares.put(job)
@@ -107,7 +113,7 @@ def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> dict[t
     pairs = [(cell, seed) for cell in cells for seed in seeds]
     with ThreadPoolExecutor(_JOBS.value, initializer=take_cores) as pool:
         results = pool.map(lambda pair: _run(family, *pair), pairs)
-        return {(cell.name, seed): result for (cell, seed), result in zip(pairs, results, strict=True)}
+        yield from ((cell, [next(results) for _ in seeds]) for cell in cells)
 
 
 def _command(cell: Cell, seed: int) -> list[str]:
@@ -187,7 +193,9 @@ def markdown(results: Mapping[str, dict]) -> str:
     lines = []
     for name, family in results.items():
         rows, seeds = family["rows"], len(family["rows"][0]["seeds"])
-        lines += [f"**{name}**: {family['setting']}; {seeds} seeds; {family['machine']}.", ""]
+        cells = family.get("cells", len(rows))
+        part = f"; {len(rows)} of {cells} rows so far" if len(rows) < cells else ""
+        lines += [f"**{name}**: {family['setting']}; {seeds} seeds{part}; {family['machine']}.", ""]
         metrics = [key for key, value in rows[0].items() if isinstance(value, dict)]
         titles = [metric.removeprefix("test_").replace("_", " ") for metric in metrics]
         compared = any("difference" in row[metric] for row in rows for metric in metrics)

@@ -1,9 +1,12 @@
 """The rows of the claims table name configs and fields that exist, and runs that lie where they are looked for."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from benchmarks import claims
 from benchmarks.claim_cells import FAMILIES
@@ -59,3 +62,30 @@ def test_table_of_methods_has_what_was_measured_and_says_what_was_not():
     whole = claims.markdown_of_methods(results, whole=True).splitlines()
     assert "| glyphs | 2.0 | a CPU | `run CxGrad` |" in whole[2]
     assert len({line.count(" | ") for line in short}) == len({line.count(" | ") for line in whole}) == 1
+
+
+def test_a_row_is_written_when_its_seeds_have_ended(tmp_path, monkeypatch):
+    """Two runs at a time; the third row breaks down, and another session goes on from there."""
+    broken = ["CxGrad, context off"]
+
+    def run(family, cell, seed):
+        if cell.name in broken:
+            raise RuntimeError("broken")
+        return {"results": dict.fromkeys(cell.metrics, 0.5 + 0.1 * seed), "minutes": 1.0}
+
+    monkeypatch.setattr(claims, "_run", run)
+    monkeypatch.setattr(claims, "draw", lambda *_: None)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["claims", "--only=fewshot", f"--out={tmp_path}", "--readme=", "--jobs=2"])
+        with pytest.raises(RuntimeError, match="broken"):
+            claims.main([])
+        broken.clear()
+        found = json.loads((tmp_path / "claims.json").read_text())["fewshot"]
+        assert [row["name"] for row in found["rows"]] == ["MAML", "CxGrad"]
+        assert found["rows"][1]["test_best_single_accuracy"]["values"] == [0.5, 0.6, 0.7]
+        assert "3 seeds; 2 of 4 rows so far; " in (tmp_path / "claims.md").read_text()
+        claims.main([])
+    found = json.loads((tmp_path / "claims.json").read_text())["fewshot"]
+    assert [row["name"] for row in found["rows"]] == [cell.name for cell in FAMILIES["fewshot"].cells]
+    assert "2 runs at a time" in found["machine"]
+    assert "so far" not in (tmp_path / "claims.md").read_text()

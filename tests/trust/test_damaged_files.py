@@ -148,7 +148,7 @@ KINDS = [
     ),
     Kind("slim.json", slim, deploy._read),
     Kind("calibration.json", text(CALIBRATION), lambda file: evaluation.read_calibration(file.parent)),
-    Kind("config.json", text('{"seed": 0, "name": "x", "sizes": [1, 2]}'), lambda f: workdir._stored_config(f.parent)),
+    Kind("config.json", text('{"seed": 0, "name": "x", "sizes": [1, 2]}'), lambda f: workdir.read_config(f.parent)),
     Kind("metrics.jsonl", text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'), writers.read),
     *(Kind(f"set.{end}", archive, unpack) for end in ("zip", "tar", "tgz", "tar.bz2", "tar.xz")),
     Kind("train-images-idx3-ubyte", idx, lambda file: fashion_mnist._read_idx(file.parent, file.name, 3)),
