@@ -95,7 +95,7 @@ def test_killed_run_equals_straight_one(tmp_path):
     ("name", "kills"),
     [
         *[(name, 4) for name in ("regression", "host_batch")],
-        *[(name, 2) for name in ("batch_norm", "two_optimizers", "refresh", "host_step", "warm_up", "few_shot")],
+        *[(name, 2) for name in ("two_optimizers", "refresh", "host_step", "warm_up")],
     ],
 )
 def test_killed_runs_of_all_kinds_equal_straight_ones(name, kills, tmp_path):

@@ -67,9 +67,7 @@ def assert_close(a, b, tolerance=1e-6):
             pytest.param(method, loop, marks=pytest.mark.slow)
             for method, loop in (
                 ("maml", "map"),
-                ("cxgrad", "vmap"),
                 ("cxgrad", "map"),
-                ("tapl", "vmap"),
                 ("tapl", "map"),
             )
         ),

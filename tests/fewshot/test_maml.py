@@ -35,8 +35,8 @@ def test_first_order_gradient_equals_official_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", trajectory.WAYS)
-def test_every_way_to_run_it_equals_official_float64(way):
+def test_another_way_to_run_it_equals_official_float64():
+    way = "three_forms-unrolled"
     pairs = trajectory.comparisons(GOLDEN, np.float64, **trajectory.WAYS[way])
     pairs |= trajectory.first_order_comparisons(GOLDEN, np.float64, **trajectory.WAYS[way])
     trajectory.assert_close(pairs, 1e-9, 1e-9)

@@ -47,9 +47,8 @@ def test_trajectory_equals_official_float32():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", trajectory.WAYS)
-def test_every_way_to_run_it_equals_official_float64(way):
-    trajectory.assert_close(all_comparisons(np.float64, **trajectory.WAYS[way]), 1e-9, 1e-9)
+def test_another_way_to_run_it_equals_official_float64():
+    trajectory.assert_close(all_comparisons(np.float64, **trajectory.WAYS["patches-remat"]), 1e-9, 1e-9)
 
 
 @pytest.mark.parametrize("num_steps", [2, 5, 10])

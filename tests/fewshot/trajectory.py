@@ -20,8 +20,9 @@ from fewshot.convolution import CONVOLUTIONS
 from fewshot.models import Conv4
 from tests.fewshot import official
 
-# Every convolution and every form of the loop once; `run`'s defaults (native, scan) are the third. That convolutions,
-# and forms of the loop, are equal among themselves is what test_convolution and test_adaptation show.
+# Every convolution and every form of the loop once; `run`'s defaults (native, scan) are the third. CxGrad is run in all
+# of them, MAML and MAML++ in one each. That convolutions, and forms of the loop, are equal among themselves is what
+# test_convolution and test_adaptation show.
 WAYS = {
     "three_forms-unrolled": {"conv": "three_forms", "scan": False},
     "patches-remat": {"conv": "patches", "scan": True, "remat": True},

@@ -26,7 +26,7 @@ def get_config(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit", "swin", "cait"])
+@pytest.mark.parametrize("name", ["vit", "swin"])
 def test_eight_devices_equal_one(name, tmp_path):
     file = tmp_path / "sgd.py"
     file.write_text(CONFIG)
