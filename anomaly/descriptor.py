@@ -78,23 +78,23 @@ class PatchDescriptor(nn.Module):
 
         kernel = self.param("kernel", uniform, (fan_in, self.width))
         bias = self.param("bias", uniform, (self.width,))
-        coordinates = _dot(coordinate_channels(height, width).astype(kernel.dtype), kernel[-2:])[None]
-        if self.commuted:
-            out, first = coordinates + bias[None, None, None], 0
-            for tap in pooled:
-                part = kernel[first : first + tap.shape[-1]]
-                out = _add(out, resize_map(_dot(tap, part), height, width))
-                first += tap.shape[-1]
-            return out
-        return _add(_dot(aggregate_taps(pooled), kernel[:-2]), coordinates + bias[None, None, None])
+        # Coordinates and bias are channels of the first product, so that their gradients are no sums of their own.
+        fixed = coordinate_channels(height, width).astype(kernel.dtype)
+        fixed = jnp.concatenate([fixed, jnp.ones_like(fixed[..., :1])], axis=-1)
+        fixed = jnp.broadcast_to(fixed, (*pooled[0].shape[:3], 3))
+        last = jnp.concatenate([kernel[-2:], bias[None]])
+        if not self.commuted:
+            aggregated = jnp.concatenate([aggregate_taps(pooled), fixed], axis=-1)
+            return _dot(aggregated, jnp.concatenate([kernel[:-2], last]))
+        first = pooled[0].shape[-1]
+        out = _dot(jnp.concatenate([pooled[0], fixed], axis=-1), jnp.concatenate([kernel[:first], last]))
+        for tap in pooled[1:]:
+            part = kernel[first : first + tap.shape[-1]]
+            out = out + resize_map(_dot(tap, part), height, width)
+            first += tap.shape[-1]
+        return out
 
 
 def _dot(x: Array, kernel: Array) -> Array:
     # Full float32 also where an accelerator would round its inputs: distances between descriptors cancel.
     return jnp.matmul(x, kernel, precision=lax.Precision.HIGHEST)
-
-
-def _add(a: Array, b: Array) -> Array:
-    """Sum of [1 or B, ...] and [B, ...]."""
-    shape = jnp.broadcast_shapes(a.shape, b.shape)
-    return jnp.broadcast_to(a, shape) + jnp.broadcast_to(b, shape)
