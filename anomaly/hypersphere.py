@@ -69,8 +69,10 @@ def _nearest_forward(phi, bank, count, chunk):
 def _nearest_backward(count, chunk, kept, cotangent):
     del count, chunk
     phi, bank, indices = kept
-    # A product, not a sum over neighbours: XLA would compute that sum anew for each product that takes the result.
-    pulled = jnp.einsum("bnk,bnkd->bnd", cotangent, bank[indices], precision=lax.Precision.HIGHEST)
+    # One neighbour after the other, so that nothing larger than φ itself is gathered; in a loop, because XLA would
+    # compute a sum that is written out anew for each product that takes the result.
+    pairs = jnp.moveaxis(cotangent, -1, 0)[..., None], jnp.moveaxis(indices, -1, 0)
+    pulled, _ = lax.scan(lambda total, pair: (total + pair[0] * bank[pair[1]], None), jnp.zeros_like(phi), pairs)
     return 2 * (jnp.sum(cotangent, axis=-1, keepdims=True) * phi - pulled), jnp.zeros_like(bank)
 
 
