@@ -1,6 +1,6 @@
 """Trains every method and its baseline on embedded data with several seeds, and tabulates what comes out.
 
-    python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3]
+    python -m benchmarks.claims [--only=fewshot] [--quick] [--seeds=3] [--jobs=2]
 
 Writes results/claims.json, results/claims.md and a figure per family, and one line per method into README.md. Every
 cell is an ordinary run through the command line; a finished one is not repeated, a broken one is resumed, and a row is

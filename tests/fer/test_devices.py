@@ -26,7 +26,7 @@ def get_config(matching):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("solver", ["ott"])
+@pytest.mark.parametrize("solver", ["official", "ott"])
 def test_eight_devices_equal_one(solver, tmp_path):
     file = tmp_path / "sgd.py"
     file.write_text(CONFIG)

@@ -1,4 +1,4 @@
-"""What holds of a run of any of the ten methods: its programs are compiled once, a NaN stops it, and the size of
+"""What holds of a run of any of the ten methods: its programs are compiled once, a NaN stops it, the size of
 evaluation batches changes no result, and a run that is stopped and goes on in another process ends as one without a
 break. One short run of each serves all four.
 """
@@ -51,10 +51,15 @@ class Run(NamedTuple):
     programs: dict[str, collections.Counter]  # phase -> what was compiled in it, and how often
 
 
+def shortened(method: str) -> dict[str, Any]:
+    """What these runs change in the smoke variant."""
+    return {"tensorboard": False, **FIELDS.get(method, {})}
+
+
 def smoke(method: str, **fields: Any) -> tuple[list[Phase], ConfigDict]:
     file = METHODS[method].removesuffix(".py").replace("/", ".")
     config = importlib.import_module(file).get_config("smoke")
-    config.update_from_flattened_dict({**FIELDS.get(method, {}), "tensorboard": False, **fields})
+    config.update_from_flattened_dict(shortened(method) | fields)
     experiment = importlib.import_module(f"{file.partition('.')[0]}.experiment")
     phases_of = getattr(experiment, "phases", None)
     config.lock()
@@ -119,7 +124,6 @@ def test_size_of_evaluation_batches_changes_nothing(run):
         found.append(phases.evaluate(stages, config, run.folder, (field,)))
     assert found[0].keys() == found[1].keys()
     kept = [name for name in found[0] if not NOT_THE_SAME.search(name)]
-    print(kept)
     assert kept
     one, other = ({name: results[name] for name in kept} for results in found)
     assert one == pytest.approx(other, rel=1e-5)
@@ -129,7 +133,7 @@ def test_stopped_and_resumed_in_another_process_equals_straight(run, tmp_path, m
     folder, file = tmp_path / "run", METHODS[run.method]
     running.stop_after(monkeypatch, 3)
     phases.train(run.stages, run.config, folder)
-    flags = running.flags(f"{file}:smoke", folder, {**FIELDS.get(run.method, {}), "tensorboard": False})
+    flags = running.flags(f"{file}:smoke", folder, shortened(run.method))
     cache = f"--compilation_cache={jax.config.jax_compilation_cache_dir}"
     command = [sys.executable, "-m", f"{file.partition('/')[0]}.main", *flags, cache]
     settings = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
@@ -162,6 +166,5 @@ def test_nan_stops_the_run(run, tmp_path, monkeypatch):
         return original(self, state, accumulated, before)
 
     monkeypatch.setattr(Stepper, "__call__", call)
-    with pytest.raises(loop.NonFiniteError, match=r"the parameter \['.*became non-finite at step [34]") as error:
+    with pytest.raises(loop.NonFiniteError, match=r"the parameter \['.*became non-finite at step [34]"):
         phases.train(run.stages, run.config, tmp_path / "run")
-    print(error.value)
