@@ -9,12 +9,16 @@ full: the paper's network of 2.7 million parameters in batches of 128, whose ste
 compile times of the paper's sizes with layers scanned and written out.
 
 All forms run in turn in one process, a step of each, so that a busy machine slows them alike; ratios are medians over
-rounds of the two times of one round. PyTorch runs with all cores and with one thread, and ratios are taken to the
-faster: its threads spin while they wait for each other. The losses of both frameworks on the same weights must agree
-before anything is timed. What augmentation costs is the difference of two whole train steps; beside it Pillow does
-flip, crop and policy of the same batch image by image, as the official code does in its data loaders.
+rounds of the two times of one round. Ours have one device, but for those called "spread": their batch is split over all
+devices, one for each core on CPUs (as with JAX_NUM_CPU_DEVICES=2). PyTorch runs with all cores and with one thread, and
+ratios are taken to the faster: its threads spin while they wait for each other. The losses of both frameworks on the
+same weights must agree before anything is timed. What augmentation costs is the difference of two whole train steps;
+beside it Pillow does flip, crop and policy of the same batch image by image, as the official code does in its data
+loaders.
 """
 
+import math
+import os
 import statistics
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -25,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
@@ -60,6 +65,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 10, "Timed steps of each form.", lowe
 class Form(NamedTuple):
     design: Design
     augmentation: dict[str, Any] = NOTHING
+    spread: bool = False  # the batch over several devices: on CPUs, one for each core
 
 
 FORMS = {
@@ -71,6 +77,8 @@ FORMS = {
     "SL-ViT, SPT fused": Form(Design(spt=True, fused=True, **LSA)),
     "ViT, embedded augmentation": Form(Design(), EMBEDDED),
     "ViT, whole augmentation": Form(Design(), WHOLE),
+    "ViT, spread": Form(Design(), spread=True),
+    "SL-ViT, spread": Form(Design(spt=True, **LSA), spread=True),
 }
 WRITTEN_OUT = {"ViT, layers written out": Form(Design(scan=False))}  # in full only
 PILLOW = "Pillow: flip, crop, policy"
@@ -90,29 +98,33 @@ def problem(batch_size: int) -> dict[str, Any]:
 
 
 def compile_step(
-    model: Any, augmentation: dict[str, Any], data: dict[str, Any]
-) -> tuple[Any, TrainState, dict[str, float]]:
+    model: Any, augmentation: dict[str, Any], data: dict[str, Any], spread: bool = False
+) -> tuple[Callable[[TrainState], Any], TrainState, dict[str, float]]:
     """(compiled step, state, what compiling cost)."""
-    recipe = recipe_of(model, augmentation)
+    recipe, batch_size = recipe_of(model, augmentation), len(data["labels"])
+    devices = jax.devices()[: math.gcd(batch_size, jax.device_count()) if spread else 1]
+    mesh = Mesh(np.asarray(devices), ("data",))
+    replicated, batched = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     state = jax.jit(lambda key: train.init(recipe, (SIDE, SIDE, 3), None, key))(jax.random.key(0))
+    state, data, key = jax.device_put((state, data, jax.random.key(1)), replicated)
+    indices = jax.device_put(jnp.arange(batch_size), batched)
 
     def step(state, data, indices, key):
         return train.train_step(recipe, state, data, indices, key)
 
-    arguments = (state, data, jnp.arange(len(data["labels"])), jax.random.key(1))
-    compiled, cost = compile_timed(jax.jit(step), *arguments)
-    return compiled, state, cost
+    compiled, cost = compile_timed(jax.jit(step, out_shardings=replicated), state, data, indices, key)
+    return lambda state: compiled(state, data, indices, key), state, cost
 
 
 def prepare(
-    model: Any, augmentation: dict[str, Any], data: dict[str, Any]
+    model: Any, augmentation: dict[str, Any], data: dict[str, Any], spread: bool = False
 ) -> tuple[Callable[[], float], dict[str, float], TrainState]:
     """A function that makes a step and returns its loss, what compiling cost, and the first state."""
-    compiled, state, cost = compile_step(model, augmentation, data)
-    kept, indices, key = {"state": state}, jnp.arange(len(data["labels"])), jax.random.key(1)
+    step, state, cost = compile_step(model, augmentation, data, spread)
+    kept = {"state": state}
 
     def run() -> float:
-        kept["state"], metrics = compiled(kept["state"], data, indices, key)
+        kept["state"], metrics = step(kept["state"])
         total, count = metrics["loss"]
         return float(total) / float(count)
 
@@ -234,7 +246,7 @@ def measure(size: dict[str, Any], data: dict[str, Any], forms: dict[str, Form]) 
     runs, compiling, states = {}, {}, {}
     for name, form in forms.items():
         model = ViT(CLASSES, 4, design=form.design, **size)
-        runs[name], compiling[name], states[name] = prepare(model, form.augmentation, data)
+        runs[name], compiling[name], states[name] = prepare(model, form.augmentation, data, form.spread)
         print(f"{name}: compiled in {compiling[name]['compile_s']:.1f} s", flush=True)
     theirs = torch_runs(size, data, states) if find_spec("torch") is not None else {}
     for of_network in theirs.values():
@@ -255,6 +267,7 @@ def measure(size: dict[str, Any], data: dict[str, Any], forms: dict[str, Form]) 
 def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     size = "small" if _QUICK.value else "paper"
     data = problem(_BATCH.value or BATCH[size])
     report = {"machine": machine(), "size": size, "batch_size": len(data["labels"])}

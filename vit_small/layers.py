@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from vit_small import lsa, spt
+from vit_small.backward import KEPT, kept
 from vit_small.design import Design
 
 Layer = Mapping[str, Any]  # of one block: its rate of stochastic depth and, in training, its key
@@ -55,8 +56,10 @@ class Linear(nn.Module):
         kernel = self.param("kernel", kernel_init, (width, self.features))
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        # As a matrix: of more axes than two XLA's program for CPUs makes copies before it sums over them in gradients.
+        y = lax.dot(x.reshape(-1, width), kernel)
+        y = y if bias is None else y + bias[None]
+        return y.reshape(*x.shape[:-1], self.features)
 
 
 class Mlp(nn.Module):
@@ -68,7 +71,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N E"]:
-        y = Linear(self.hidden, self.scheme, dtype=self.dtype, name="up")(x)
+        y = kept(Linear(self.hidden, self.scheme, dtype=self.dtype, name="up")(x))
         return Linear(x.shape[-1], self.scheme, dtype=self.dtype, name="down")(gelu(y))
 
 
@@ -133,7 +136,7 @@ class SelfAttention(nn.Module):
     ) -> tuple[Float[Array, "B N E"], Float[Array, "B h N N"]]:
         dtype = self.design.dtype
         qkv = Linear(3 * self.heads * self.head_dim, self.scheme, self.qkv_bias, dtype, name="qkv")(x)
-        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+        q, k, v = (kept(split_heads(part, self.heads)) for part in jnp.split(qkv, 3, axis=-1))
         s = inverse_temperature(self, self.design, self.heads, self.scale_width or self.head_dim)
         out, probabilities = lsa.attend(q, k, v, s, mask_diagonal=self.design.mask_diagonal, bias=bias)
         out = Linear(self.width, self.scheme, dtype=dtype, name="out")(merge_heads(out))
@@ -157,7 +160,7 @@ class Block(nn.Module):
         out, probabilities = SelfAttention(
             self.heads, self.head_dim, self.scheme, self.design, x.shape[-1], name="attention"
         )(u)
-        x = residual(x, out + u if self.inner_skip else out, layer, 0)
+        x = kept(residual(x, out + u if self.inner_skip else out, layer, 0))
         out = Mlp(self.hidden, self.scheme, self.design.dtype, name="mlp")(LayerNorm(name="norm2")(x))
         x = residual(x, out, layer, 1)
         return x, {**taps, "attention": probabilities} if self.design.taps else {}
@@ -177,7 +180,7 @@ def stack(block: type[nn.Module], depth: int, scan: bool) -> Any:
     With or without `scan` parameters and numbers are the same: without it the loop is written out when compiled.
     """
     return nn.scan(
-        block,
+        nn.remat(block, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(KEPT)),
         variable_axes={"params": 0},
         split_rngs={"params": True},
         length=depth,

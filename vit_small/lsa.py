@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vit_small.backward import kept, matmul
+
 OFFICIAL_ZERO = -1e-9  # what CaiT's official code puts on the diagonal, before it mixes the heads: no mask at all
 
 
@@ -23,8 +25,7 @@ def logits_of(
 ) -> Float[Array, "B h N M"]:
     """s <q, k>, at least in float32; `inverse_temperature` is one per head, one for all [1], or a fixed number."""
     s = jnp.reshape(jnp.asarray(inverse_temperature, q.dtype), (1, -1, 1, 1))
-    wide = jnp.promote_types(q.dtype, jnp.float32)
-    return jnp.einsum("bhnd,bhmd->bhnm", q * s, k, preferred_element_type=wide)
+    return matmul(q * s, jnp.swapaxes(k, -1, -2))
 
 
 def attend(
@@ -46,9 +47,10 @@ def attend(
     if mask_diagonal:
         logits = logits + jnp.where(diagonal(q.shape[2]), -jnp.inf, 0.0)
     # The softmax is divided by its sums behind the product with v, which is smaller than the probabilities.
-    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
-    sums = jnp.sum(weights, axis=-1, keepdims=True)
-    outputs = jnp.einsum("bhnm,bhmd->bhnd", weights.astype(v.dtype), v) / sums.astype(v.dtype)
+    largest = kept(jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    weights = jnp.exp(logits - largest)
+    sums = kept(jnp.sum(weights, axis=-1, keepdims=True))
+    outputs = kept(matmul(weights.astype(v.dtype), v).astype(v.dtype)) / sums.astype(v.dtype)
     return outputs, weights / sums
 
 
@@ -76,4 +78,4 @@ def attend_with_talking_heads(
         logits = jnp.where(diagonal(q.shape[2]), -jnp.inf, logits)
     probabilities = jax.nn.softmax(logits, axis=-1)
     mixed = jnp.einsum("bhnm,hg->bgnm", probabilities, mix_after)
-    return jnp.einsum("bhnm,bhmd->bhnd", mixed.astype(v.dtype), v), probabilities
+    return matmul(mixed.astype(v.dtype), v).astype(v.dtype), probabilities
