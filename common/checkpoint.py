@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep_best: int = 0, read_only: bool = False):
         self.folder, self._read_only = folder, read_only
+        if not read_only:
+            self._settle_replaced()
         policies = [
             preservation_policy.LatestN(2),
             preservation_policy.BestN(get_metric_fn=_best, n=keep_best, keep_checkpoints_without_metrics=False),
@@ -69,15 +72,22 @@ class Checkpoints:
         self.manager = _Manager(folder.absolute(), options=options, item_handlers=handlers)
 
     def save(self, step: int, tree: PyTree, meta: Mapping[str, Any], best: float | None = None) -> None:
-        """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better."""
+        """Start writing; called by all processes. `best`: the value that the best k are chosen by, larger is better.
+
+        A checkpoint of the same step stays in `replaced/` until the new one is whole, which is waited for.
+        """
         # A copy, because the loop donates its state to the next step while Orbax is still reading it.
         tree = jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, jax.Array | np.ndarray) else leaf, tree)
         record = {**meta, "leaves": _describe(tree), "checksums": _checksums(tree)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(record))
         with self._writing():
-            if step in self.manager.all_steps():
-                self.manager.delete(step)
+            again = step in self.manager.all_steps()
+            if again:
+                self._move(step, self.folder / "replaced" / str(step))
             self.manager.save(step, args=args, metrics=None if best is None else {"best": best}, force=True)
+            if again:
+                self.manager.wait_until_finished()
+                self._settle_replaced()
 
     def steps(self) -> list[int]:
         """All finished steps in ascending order."""
@@ -196,16 +206,26 @@ class Checkpoints:
                 )
 
     def _set_aside(self, step: int) -> None:
+        aside, number = self.folder / "damaged" / str(step), 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"{step}-{number}")
+        self._move(step, aside)
+
+    def _move(self, step: int, aside: Path) -> None:
         if parallel.is_main():
-            aside = self.folder / "damaged"
-            aside.mkdir(exist_ok=True)
-            name, number = str(step), 1
-            while (aside / name).exists():
-                number += 1
-                name = f"{step}-{number}"
-            (self.folder / str(step)).rename(aside / name)
-        parallel.barrier(f"set aside {step}")
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(step)).rename(aside)
+        parallel.barrier(f"moved {step} to {aside.parent.name}")
         self.manager.reload()
+
+    def _settle_replaced(self) -> None:
+        """Remove what was replaced; where a session ended before the new one was whole, take the old one back."""
+        if parallel.is_main():
+            for old in (self.folder / "replaced").glob("*"):
+                new = self.folder / old.name
+                shutil.rmtree(old) if new.exists() else old.rename(new)
+        parallel.barrier("replaced checkpoints")
 
     def wait(self) -> None:
         """Block until everything is on disk."""

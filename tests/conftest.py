@@ -40,6 +40,20 @@ def float64():
         yield
 
 
+@pytest.fixture
+def compiled(caplog):
+    """A function that tells the names of all programs compiled so far, such as "jit(train_step)"."""
+
+    def names():
+        texts = [record.getMessage() for record in caplog.records]
+        return [text.split()[4] for text in texts if text.startswith("Finished XLA compilation of")]
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        yield names
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
 def pytest_addoption(parser):
     parser.addoption("--record-golden", action="store_true", help="write which test reads which golden array")
 

@@ -89,6 +89,25 @@ def test_a_step_saved_again_is_replaced(checkpoints):
     step, restored, meta = checkpoints.restore_latest(tree(0))
     assert (step, int(restored.step), meta) == (4, 5, {"note": "again"})
     assert checkpoints.best_steps(1) == [4]
+    assert not list((checkpoints.folder / "replaced").glob("*"))
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_step_saved_again_is_not_lost_if_that_is_cut_short(written, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    opened = Checkpoints(tmp_path)
+    fill(opened, [4])
+    with monkeypatch.context() as patch:
+        patch.setattr(*((opened, "_settle_replaced") if written else (opened.manager, "save")), interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            opened.save(4, tree(5), {"note": "again"})
+    opened.close()
+    opened = Checkpoints(tmp_path)
+    assert int(opened.restore_latest(tree(0))[1].step) == (5 if written else 4)
+    assert not list((tmp_path / "replaced").glob("*"))
+    opened.close()
 
 
 @pytest.mark.parametrize("how", ["truncated", "garbage", "no meta", "", "7", "{}"])

@@ -25,15 +25,10 @@ def fit(module, folder, config):
     return loop.fit(module.build(config, {}), own.lock(), folder)
 
 
-def test_fine_tuning_starts_anew_in_every_round_and_is_compiled_once(tmp_path, caplog):
+def test_fine_tuning_starts_anew_in_every_round_and_is_compiled_once(tmp_path, compiled):
     config = cli.config(**{"classification.finetune.fractions": (1.0,), "classification.probe.solver": "sgd"})
-    jax.config.update("jax_enable_compilation_cache", False)
-    with jax.log_compiles(), caplog.at_level("WARNING"):
-        outcome = fit(classification, tmp_path, config)
-    jax.config.update("jax_enable_compilation_cache", True)
-    texts = [record.getMessage() for record in caplog.records]
-    compiled = [text.split()[4] for text in texts if text.startswith("Finished XLA compilation of")]
-    assert compiled.count("jit(train_step)") == 2  # of the probe, of fine-tuning
+    outcome = fit(classification, tmp_path, config)
+    assert compiled().count("jit(train_step)") == 2  # of the probe, of fine-tuning
     assert int(outcome.state.step) == 8  # four rounds of two steps: probe, two rates, the better one
     assert float(outcome.state.model_state["rate"]) in (np.float32(0.1), np.float32(0.3))
     results = outcome.results
