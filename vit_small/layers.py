@@ -56,11 +56,9 @@ class Linear(nn.Module):
         kernel = self.param("kernel", kernel_init, (width, self.features))
         bias = self.param("bias", bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        # Written for the gradients in XLA's programs for CPUs: with more axes than two copies come before sums over
-        # them, and the bias's sum over rows is faster as the product with ones that this makes of it.
+        # As a matrix: of more axes than two XLA's program for CPUs makes copies before it sums over them in gradients.
         y = lax.dot(x.reshape(-1, width), kernel)
-        if bias is not None:
-            y += lax.dot(jnp.ones((y.shape[0], 1), y.dtype), bias[None])
+        y = y if bias is None else y + bias[None]
         return y.reshape(*x.shape[:-1], self.features)
 
 
