@@ -29,14 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.machine import machine, write_report
 from benchmarks.pillow_augmentation import augment_image
 from benchmarks.timing import compile_timed, time_in_turn, to_reference
-from common import huge_pages
+from common import huge_pages, parallel
 from common.experiment import TrainState
 from vit_small import experiment, train
 from vit_small.augmentation import Augmentation
@@ -102,9 +102,8 @@ def compile_step(
 ) -> tuple[Callable[[TrainState], Any], TrainState, dict[str, float]]:
     """(compiled step, state, what compiling cost)."""
     recipe, batch_size = recipe_of(model, augmentation), len(data["labels"])
-    devices = jax.devices()[: math.gcd(batch_size, jax.device_count()) if spread else 1]
-    mesh = Mesh(np.asarray(devices), ("data",))
-    replicated, batched = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    one = SingleDeviceSharding(jax.devices()[0])
+    replicated, batched = (parallel.replicated(), parallel.batched()) if spread else (one, one)
     state = jax.jit(lambda key: train.init(recipe, (SIDE, SIDE, 3), None, key))(jax.random.key(0))
     state, data, key = jax.device_put((state, data, jax.random.key(1)), replicated)
     indices = jax.device_put(jnp.arange(batch_size), batched)
@@ -267,9 +266,10 @@ def measure(size: dict[str, Any], data: dict[str, Any], forms: dict[str, Form]) 
 def main(argv: list[str]) -> None:
     del argv
     jax.config.update("jax_enable_compilation_cache", False)
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     size = "small" if _QUICK.value else "paper"
-    data = problem(_BATCH.value or BATCH[size])
+    batch_size = _BATCH.value or BATCH[size]
+    jax.config.update("jax_num_cpu_devices", math.gcd(batch_size, os.cpu_count() or 1))
+    data = problem(batch_size)
     report = {"machine": machine(), "size": size, "batch_size": len(data["labels"])}
     report["forms"] = measure(SIZES[size], data, FORMS if _QUICK.value else FORMS | WRITTEN_OUT)
     report["architectures"] = architectures(data, _QUICK.value)

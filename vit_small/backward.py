@@ -17,7 +17,7 @@ def kept(x: Array) -> Array:
 
     Named are results of matrix products, sums of a softmax and the stream between the branches, so that nothing but
     normalisation, softmax, GELU and the product behind the logits is done twice: less to write and to read than if all
-    were kept.
+    were kept. (Of CaiT's blocks, which have an attention of their own, only the MLP names anything.)
     """
     return checkpoint_name(x, KEPT)
 
