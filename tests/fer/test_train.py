@@ -200,6 +200,7 @@ def test_baselines_make_two_supervised_updates(method):
     assert (float(told["loss"][0]) > float(of_plain["loss"][0])) == (method == "penalty")
 
 
+@pytest.mark.slow
 def test_no_gradient_is_nan_where_it_matters():
     """One step of the smoke network under jax_debug_nans."""
     from fer import experiment

@@ -117,10 +117,8 @@ SMOKE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "tapl" else pytest.param(name, marks=pytest.mark.slow) for name in SMOKE],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKE)
 def test_smoke_run_of_every_other_config(name, tmp_path, monkeypatch):
     for variable, value in cli.LOG_COMPILES.items():
         monkeypatch.setenv(variable, value)

@@ -82,6 +82,7 @@ def test_renaming_the_classes_permutes_the_logits():
     np.testing.assert_allclose(result["outer_loss"], before["outer_loss"], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_black_images_give_finite_gradients():
     params, tasks = inputs()
     black = tasks._replace(support_images=0 * tasks.support_images, query_images=0 * tasks.query_images)
