@@ -4,7 +4,8 @@
 
 Writes results/claims.json, results/claims.md and a figure per family, and one line per method into README.md. Every
 cell is an ordinary run through the command line; a finished one is not repeated, a broken one is resumed, and a row is
-written as soon as all of its seeds have ended. --tables writes the tables again from claims.json and runs nothing.
+written as soon as all of its seeds have ended. --tables writes tables and figures again from claims.json and runs
+nothing.
 """
 
 import datetime
@@ -16,6 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -58,14 +60,16 @@ def main(argv: Sequence[str]) -> None:
                 results[name] = told | {"rows": rows}
                 out.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(results, indent=2) + "\n")
-                draw(results[name], out / f"{file.stem}-{name}.png")
                 _write_tables(results, file.with_suffix(".md"))
     _write_tables(results, file.with_suffix(".md"))
     print(file.with_suffix(".md").read_text())
 
 
 def _write_tables(results: Mapping[str, dict], file: Path) -> None:
-    file.write_text(f"{markdown_of_methods(results, whole=True)}\n{markdown(results)}")
+    figures = {name: file.with_name(f"{file.stem}-{name}.png") for name in results}
+    for name, path in figures.items():
+        draw(results[name], path)
+    file.write_text(f"{markdown_of_methods(results, whole=True)}\n{markdown(results, figures)}")
     if _README.value and not _QUICK.value:
         _renew(Path(_README.value), markdown_of_methods(results, whole=False))
 
@@ -188,8 +192,8 @@ def _measured(method: Method, results: Mapping[str, dict], whole: bool) -> list[
     return [*cells, command]
 
 
-def markdown(results: Mapping[str, dict]) -> str:
-    """The tables of all families, from the content of claims.json."""
+def markdown(results: Mapping[str, dict], figures: Mapping[str, Path]) -> str:
+    """The tables of all families, from the content of claims.json, each with its figure."""
     lines = []
     for name, family in results.items():
         rows, seeds = family["rows"], len(family["rows"][0]["seeds"])
@@ -213,7 +217,7 @@ def markdown(results: Mapping[str, dict]) -> str:
                     cells.append("baseline")
             minutes = sum(row["minutes"]) / len(row["minutes"])
             lines.append(f"| {row['name']} | {' | '.join(cells)} | {minutes:.1f} | `{row['command']}` |")
-        lines.append("")
+        lines += ["", f"![{name}]({figures[name].name})", ""]
     return "\n".join(lines)
 
 
@@ -221,9 +225,10 @@ def draw(family: Mapping[str, Any], path: Path) -> None:
     """Bars of the first metric: mean over seeds, 95 % interval."""
     rows = family["rows"]
     metric = next(key for key, value in rows[0].items() if isinstance(value, dict))
-    figure, axes = plots.figure(width=8.0)
-    means, spreads = ([row[metric][key] for row in rows] for key in ("mean", "ci95"))
-    plots.bars(axes, [row["name"] for row in rows], means, spreads, metric.replace("_", " "), title=family["setting"])
+    figure, axes = plots.figure(width=8.0, height=1.2 + 0.3 * len(rows))
+    means, spreads = ([100 * row[metric][key] for row in rows] for key in ("mean", "ci95"))
+    plots.bars(axes, [row["name"] for row in rows], means, spreads, f"{metric.replace('_', ' ')}, %")
+    figure.suptitle(textwrap.fill(family["setting"], 110), fontsize="medium")
     plots.save(figure, path)
 
 

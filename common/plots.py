@@ -77,21 +77,21 @@ def lines(
         _label(ax, xlabel, ylabel, title)
 
 
-def bars(ax: Axes, names: Sequence[str], means: Numbers, spreads: Numbers, ylabel: str, *, title: str = "") -> None:
-    """Draw one bar of height mean with an error bar of +- spread per name; a spread of nan draws none.
+def bars(ax: Axes, names: Sequence[str], means: Numbers, spreads: Numbers, xlabel: str, *, title: str = "") -> None:
+    """Draw one bar per name, from top to bottom: as long as the mean, with an error bar of +- spread, none for nan.
 
     Raises:
       ValueError: not as many means or spreads as names.
     """
-    heights = _same_length("means", means, len(names))
+    lengths = _same_length("means", means, len(names))
     errors = _same_length("spreads", spreads, len(names))
     positions = np.arange(len(names))
     with mpl.rc_context(STYLE):
-        colors = [PALETTE[i % len(PALETTE)] for i in positions]
-        ax.bar(positions, heights, yerr=errors, color=colors, capsize=4.0)
-        ax.set_xticks(positions, names)
-        ax.grid(axis="x", visible=False)
-        _label(ax, "", ylabel, title)
+        ax.barh(positions, lengths, xerr=errors, capsize=3.0)
+        ax.set_yticks(positions, names)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        _label(ax, xlabel, "", title)
 
 
 def save(fig: Figure, path: Path) -> None:

@@ -68,10 +68,9 @@ def draw_search(rows: list[tuple[Any, ...]], path: Path) -> None:
 def draw_widths(plan: search.Search, progress: search.Progress, path: Path) -> None:
     """Share of each gate's channels that is left, gates in the network's order."""
     names = [gate.name for gate in plan.graph.gates]
-    figure, axes = plots.figure(width=max(6.4, 0.25 * len(names)), height=4.8)
+    figure, axes = plots.figure(height=1.0 + 0.18 * len(names))
     shares = 100 * np.asarray(progress.keeps) / plan.channels
     plots.bars(axes, names, shares, np.full(len(names), np.nan), "channels kept, %")
-    axes.tick_params(axis="x", labelrotation=90)
     plots.save(figure, path)
 
 

@@ -39,12 +39,12 @@ def test_more_lines_than_colours_are_told_apart_by_their_style():
 def test_bars_have_names_and_error_bars():
     _, ax = plots.figure(3, 2)
     plots.bars(ax, ["maml", "cxgrad"], [48.0, 51.0], [0.5, float("nan")], "accuracy [%]", title="glyphs")
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["maml", "cxgrad"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["maml", "cxgrad"]
     (bars,) = ax.collections[:1]
-    drawn = [segment[:, 1].tolist() for segment in bars.get_segments() if len(segment)]
+    drawn = [segment[:, 0].tolist() for segment in bars.get_segments() if len(segment)]
     assert drawn == [[47.5, 48.5]]
-    assert [patch.get_height() for patch in ax.patches] == [48.0, 51.0]
-    assert (ax.get_ylabel(), ax.get_title()) == ("accuracy [%]", "glyphs")
+    assert [patch.get_width() for patch in ax.patches] == [48.0, 51.0]
+    assert (ax.get_xlabel(), ax.get_title()) == ("accuracy [%]", "glyphs")
 
 
 def test_wrong_length_names_the_series():
