@@ -222,7 +222,7 @@ FAMILIES = {
         ),
     ),
     "pruning": Family(
-        "ResNet-20 on 40 embedded characters, 60 images each, down to half its FLOPs; top-1 of the slim network",
+        "ResNet-20 on 40 embedded characters (hard), 60 images each, down to half its FLOPs; top-1 of the slim network",
         (
             _EKG,
             _pruning("L1, one share for all layers", "l1"),

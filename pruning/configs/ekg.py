@@ -2,7 +2,7 @@
 
 Run:    python -m pruning.main --config=pruning/configs/ekg.py
 Smoke:  python -m pruning.main --config=pruning/configs/ekg.py:smoke
-Data:   40 characters, 60 coloured 32-pixel images of each to learn from (embedded, no download).
+Data:   40 characters, 60 coloured 24-pixel images of each to learn from (embedded, no download).
 Expect: see pruning/README.md (ours). Trains ResNet-20, searches down to half its FLOPs, fine-tunes the slim network.
 
 Variants with the published settings (ResNet-56 is trained first; `--config.dense` takes one that is there):
@@ -20,6 +20,7 @@ from common.config import select
 # Published; normalised by these constants, which are in the order blue, green, red, though the images are not.
 CIFAR = {
     "dataset": "cifar10",
+    "image_size": 32,
     "model.architecture": "resnet56",
     "mean": (113.9 / 255, 123.0 / 255, 125.3 / 255),
     "std": (66.7 / 255, 62.1 / 255, 63.0 / 255),
@@ -98,6 +99,7 @@ VARIANTS = {
     "imagenet_resnet50": {**IMAGENET, "model.architecture": "imagenet_resnet50", "search.target": 0.45},
     "fashion_mnist": {
         "dataset": "fashion_mnist",
+        "image_size": 32,
         "channels": 1,
         "augmentation.flip": 0.5,
         "train.epochs": 10,
@@ -124,10 +126,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dataset = "glyphs"
     config.dataset_path = ""
     config.glyphs = ConfigDict(  # read by dataset "glyphs" only
-        {"difficulty": "medium", "num_classes": 40, "train_per_class": 60, "test_per_class": 30}
+        {"difficulty": "hard", "num_classes": 40, "train_per_class": 60, "test_per_class": 30}
     )
     config.per_class = ConfigDict({"train": 0, "test": 0})  # at most so many images of each class; 0: all
-    config.image_size = 32
+    config.image_size = 24
     config.channels = 3
     config.mean = ()  # of normalisation, per channel in [0, 1]; (): measured on the training images
     config.std = ()
@@ -147,7 +149,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.dense = ""  # train it here; or the work directory of a run, or an .npz file of official weights
     config.train = ConfigDict(
         {
-            "epochs": 30,
+            "epochs": 40,
             "batch_size": 64,
             "learning_rate": 0.1,
             "weight_decay": 5e-4,
@@ -180,7 +182,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "marking": "scores",  # which gates are tried; "release": the official slip; "all": every gate
             "rates": "exact",  # whole channels; "official": rounded rates
             "normalise": "samples",  # of the loss; "official": a short last batch counts as a full one
-            "images_per_class": 8,  # D_val: the last training images of each class
+            "images_per_class": 5,  # D_val: the last training images of each class
             "batch_size": 256,  # also what BatchNorm takes its statistics of
             "evaluation": "automatic",  # of candidates: "prefix", "batched", "one_by_one"; the same numbers
             "chunk": 8,  # candidates at a time, if "batched"
@@ -198,7 +200,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # Fine-tuning
     config.finetune = ConfigDict(
         {
-            "epochs": 20,
+            "epochs": 10,
             "batch_size": 64,  # images; two views of each
             "learning_rate": 0.01,
             "weight_decay": 5e-4,
