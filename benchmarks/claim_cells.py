@@ -92,6 +92,7 @@ _PRUNED = (
     "dense_test_accuracy",
     "flops_kept_ekg",
     "times_faster_batch1",
+    "times_faster_batch64",
 )
 
 
@@ -231,6 +232,7 @@ FAMILIES = {
             _ablation("single", "none"),
             _ablation("ensemble", "none"),
             _ablation("ensemble", "single"),
+            _pruning("EKG, widths in multiples of 8", **{"slim.round_to": "8"}),
         ),
     ),
     "fer": Family(
