@@ -15,8 +15,6 @@ import pytest
 
 from tests import golden_files
 
-MAPPED = Path("/proc/self/maps")  # a line for each piece of memory
-MANY_PIECES = 20_000
 RECORDER: pytest.StashKey[golden_files.Recorder | None] = pytest.StashKey()
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -25,15 +23,14 @@ jax.config.update("jax_captured_constants_warn_bytes", 1 << 20)
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_let_go():
-    """Compiled programs end with a module when they have become many.
+    """Compiled programs of a module end with it.
 
-    Each maps hundreds of pieces of memory. A process under Linux may have 65530 of them and dies beyond, which a worker
-    would reach after some hundred tests.
+    Each maps hundreds of pieces of memory. A process may have 65530 of them and dies beyond, which a worker would
+    reach after some hundred tests.
     """
     yield
-    if not MAPPED.exists() or len(MAPPED.read_bytes().splitlines()) > MANY_PIECES:
-        jax.clear_caches()
-        gc.collect()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
@@ -51,7 +48,6 @@ def compiled(caplog):
         texts = [record.getMessage() for record in caplog.records]
         return [text.split()[4] for text in texts if text.startswith("Finished XLA compilation of")]
 
-    jax.clear_caches()
     jax.config.update("jax_enable_compilation_cache", False)
     with jax.log_compiles(), caplog.at_level("WARNING"):
         yield names

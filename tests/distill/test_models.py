@@ -80,6 +80,7 @@ def test_every_network_has_sensing_points(name):
     assert [fm.shape for fm in outputs.maps] == [fm.shape for fm in outputs.raw]
 
 
+@pytest.mark.slow
 def test_training_mode_changes_statistics_and_drops():
     network = models.make_network("wrn10_4", 3, width=0.0625, dropout=0.5)
     variables = jax.jit(lambda key: models.init(network, key, (8, 8, 3)))(jax.random.key(0))

@@ -154,6 +154,7 @@ def moved(before, after):
     return sum(float(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).sum()) for a, b in leaves)
 
 
+@pytest.mark.slow
 def test_no_second_update_with_one_person_in_the_batch():
     given = golden_recipe()
     step = official.jit(functools.partial(train.train_step, given), static_argnums=0)

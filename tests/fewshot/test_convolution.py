@@ -164,6 +164,7 @@ print("devices", jax.device_count())
 """
 
 
+@pytest.mark.slow
 def test_gradient_in_shard_map_is_not_n_times_too_large():
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",

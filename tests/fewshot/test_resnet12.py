@@ -125,6 +125,7 @@ def test_scale_factors_go_block_by_block_with_the_shortcut_last():
     assert set(maml.split_parameters(params, "backbone")[0]) == set(order)
 
 
+@pytest.mark.slow
 def test_each_inner_step_has_its_own_row_of_norm_parameters_and_given_moments_are_used():
     network = ResNet12(5, 2, norm_steps=3)
     images = jax.random.normal(jax.random.key(0), (5, 16, 16, 1))

@@ -186,6 +186,7 @@ def test_true_query_labels_do_not_enter_the_adaptation():
     assert (after["pseudo_accuracy"][:, -1] == 1).all()  # which is only reported
 
 
+@pytest.mark.slow
 def test_order_of_the_queries_does_not_matter():
     _, tasks = inputs()
     order = np.random.default_rng(0).permutation(15)

@@ -83,6 +83,7 @@ def test_holes_lie_anywhere_in_the_image():
     assert np.all(mask.sum(0) > 0)  # every pixel is hidden at times
 
 
+@pytest.mark.slow
 def test_every_loss_falls_on_a_fixed_batch_and_the_critic_learns_apart():
     """All tasks at once, without augmentation or new draws: the same key at every step. One test for all of them, so
     that the step is compiled once."""

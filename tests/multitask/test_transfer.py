@@ -25,6 +25,7 @@ def fit(module, folder, config):
     return loop.fit(module.build(config, {}), own.lock(), folder)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_anew_in_every_round_and_is_compiled_once(tmp_path, compiled):
     config = cli.config(**{"classification.finetune.fractions": (1.0,), "classification.probe.solver": "sgd"})
     outcome = fit(classification, tmp_path, config)

@@ -41,6 +41,7 @@ def test_what_a_run_leaves(finished):
     assert re.search(r"^\| test_accuracy +\| [\d.]+ +\|$", finished.out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_bit_for_bit(finished, tmp_path):
     process = cli.start("main", *cli.flags("vit", tmp_path / "run", **finished.fields))
     running.wait_until(lambda: running.logged_step(tmp_path / "run") >= 10, process)
