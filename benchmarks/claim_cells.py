@@ -122,8 +122,8 @@ def _distill(name: str, config: str, **overrides: str) -> Cell:
 
 
 def _few(name: str, config: str) -> Cell:
-    """A tenth of each class, 3 images, for as many steps."""
-    return _distill(name, config, sample_share="0.1")
+    """A tenth of each class, 3 images, 237 times."""
+    return replace(_distill(name, config, sample_share="0.1"), budget={"num_steps": "800"})
 
 
 _CLASSIFICATION = (
@@ -194,7 +194,7 @@ FAMILIES = {
         ),
     ),
     "distill": Family(
-        "72 embedded characters, 30 images each, one teacher for a seed; top-1 of the last and of the best epoch",
+        "72 embedded characters (hard), 30 images each, one teacher a seed; top-1 of the last and of the best epoch",
         (
             _distill("Student alone", "student"),
             _TEACHER,
@@ -211,7 +211,7 @@ FAMILIES = {
         ),
     ),
     "distill_few": Family(
-        "72 embedded characters, 3 images each for student and modules, the teacher of all 30",
+        "72 embedded characters (hard), 3 images each for student and modules, 800 steps, the teacher of all 30",
         (
             _few("Student alone", "student"),
             _few("Soft logits", "soft_logits"),

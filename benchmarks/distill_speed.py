@@ -37,7 +37,7 @@ from distill.method import Variables
 METHODS = ("soft_logits", "fitnet", "at", "fsp", "ab", "rkd", "vid", "ft", "sskd_svd", "mhgd", "iepkt")
 QUICK_CACHED = ("soft_logits", "sskd_svd", "mhgd", "iepkt")
 ALONE, TAUGHT = "student alone", "soft_logits, teacher in the step"
-CLASSES, SIDE = 100, 32
+CLASSES = 100
 
 _OUT = flags.DEFINE_string("out", "", "JSON file to write.")
 _QUICK = flags.DEFINE_bool("quick", False, "The embedded default's size, minutes.")
@@ -63,9 +63,9 @@ def recipe_of(config: ConfigDict, num_images: int) -> train.Recipe:
 
 
 @functools.cache
-def fresh(network: models.Network) -> Variables:
+def fresh(network: models.Network, shape: tuple[int, ...]) -> Variables:
     """New weights; compiled once for all forms."""
-    return jax.jit(lambda key: models.init(network, key, (SIDE, SIDE, 3)))(jax.random.key(0))
+    return jax.jit(lambda key: models.init(network, key, shape))(jax.random.key(0))
 
 
 def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], float], dict[str, float]]:
@@ -75,7 +75,7 @@ def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], 
     shapes = experiment.check_shapes(recipe, shape)
     modules = jax.jit(lambda key: recipe.method.init_modules(key, shapes[1]))(key)
     data = {"images": images, "labels": labels, "modules": Variables(*modules)}
-    data |= {"teacher": fresh(recipe.teacher), "start": fresh(recipe.student)}
+    data |= {"teacher": fresh(recipe.teacher, shape), "start": fresh(recipe.student, shape)}
     if recipe.cached:
         data["knowledge"] = experiment.cache_knowledge(recipe, data, len(images))
     data = parallel.place_data(data)
@@ -98,10 +98,10 @@ def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], 
 
 def measure(quick: bool, batch_size: int) -> dict[str, dict[str, Any]]:
     """A row for each form with its ratios."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch_size, SIDE, SIDE, 3), np.uint8)
-    labels = random.integers(0, CLASSES, batch_size).astype(np.int32)
     forms = {ALONE: config_of("none", quick, False)}
+    random, side = np.random.default_rng(0), forms[ALONE].image_size
+    images = random.integers(0, 256, (batch_size, side, side, 3), np.uint8)
+    labels = random.integers(0, CLASSES, batch_size).astype(np.int32)
     for method in METHODS:
         forms[f"{method}, teacher in the step"] = config_of(method, quick, False)
         if not quick or method in QUICK_CACHED:
@@ -120,7 +120,7 @@ def measure(quick: bool, batch_size: int) -> dict[str, dict[str, Any]]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the table."""
-    table = Table(title=f"Distillation ({report['size']}), {SIDE} px, batch {report['batch_size']}: one train step")
+    table = Table(title=f"Distillation ({report['size']}), batch {report['batch_size']}: one train step")
     columns = ("form", "compile s", "step ms (median / min)", "CPU ms", "to student alone", "to student and teacher")
     for column in columns:
         table.add_column(column, justify="left" if column == "form" else "right")

@@ -2,7 +2,7 @@
 
 Run:    python -m distill.main --config=distill/configs/at.py
 Smoke:  python -m distill.main --config=distill/configs/at.py:smoke
-Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to learn from (embedded, no download).
+Data:   72 characters in 12 font styles, 30 coloured 24-pixel images of each to learn from (embedded, no download).
 Expect: see distill/README.md (ours).
 Toolbox, CIFAR-100, ResNet8 student and ResNet32 teacher, last epoch, mean of 5 runs: 72.31 % (student alone 71.76).
 

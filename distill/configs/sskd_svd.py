@@ -2,7 +2,7 @@
 
 Run:    python -m distill.main --config=distill/configs/sskd_svd.py
 Smoke:  python -m distill.main --config=distill/configs/sskd_svd.py:smoke
-Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to learn from (embedded, no download).
+Data:   72 characters in 12 font styles, 30 coloured 24-pixel images of each to learn from (embedded, no download).
 Expect: see distill/README.md (ours).
 Official, CIFAR-100, last epoch: toolbox (ResNet8, ResNet32) 73.68 % against 71.76 alone; the paper's VGG 65.05 against
 61.37, MobileNet 58.15 against 56.15, ResNeXt 65.43 against 64.00 %.

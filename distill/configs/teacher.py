@@ -3,7 +3,7 @@
 Run:    python -m distill.main --config=distill/configs/teacher.py --workdir=runs/teacher
         python -m distill.main --config=distill/configs/mhgd.py --config.teacher_checkpoint=runs/teacher
 Smoke:  python -m distill.main --config=distill/configs/teacher.py:smoke
-Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to learn from (embedded, no download).
+Data:   72 characters in 12 font styles, 30 coloured 24-pixel images of each to learn from (embedded, no download).
 Expect: see distill/README.md (ours).
 Toolbox, CIFAR-100, ResNet32, last epoch, mean of 5 runs: 78.96 %.
 

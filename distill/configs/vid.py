@@ -2,7 +2,7 @@
 
 Run:    python -m distill.main --config=distill/configs/vid.py
 Smoke:  python -m distill.main --config=distill/configs/vid.py:smoke
-Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to learn from (embedded, no download).
+Data:   72 characters in 12 font styles, 30 coloured 24-pixel images of each to learn from (embedded, no download).
 Expect: see distill/README.md (ours).
 
 Every field is explained in student.py; this file names what differs. The same variants as there.
