@@ -96,12 +96,12 @@ def prepare(config: ConfigDict, images: Any, labels: Any) -> tuple[Callable[[], 
     return run, cost
 
 
-def measure(quick: bool, batch_size: int) -> dict[str, dict[str, Any]]:
+def measure(quick: bool, batch_size: int, side: int) -> dict[str, dict[str, Any]]:
     """A row for each form with its ratios."""
-    forms = {ALONE: config_of("none", quick, False)}
-    random, side = np.random.default_rng(0), forms[ALONE].image_size
+    random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, side, side, 3), np.uint8)
     labels = random.integers(0, CLASSES, batch_size).astype(np.int32)
+    forms = {ALONE: config_of("none", quick, False)}
     for method in METHODS:
         forms[f"{method}, teacher in the step"] = config_of(method, quick, False)
         if not quick or method in QUICK_CACHED:
@@ -120,7 +120,8 @@ def measure(quick: bool, batch_size: int) -> dict[str, dict[str, Any]]:
 
 def show(report: dict[str, Any]) -> None:
     """Print the table."""
-    table = Table(title=f"Distillation ({report['size']}), batch {report['batch_size']}: one train step")
+    told = f"{report['size']}, {report['image_size']} px, batch {report['batch_size']}"
+    table = Table(title=f"Distillation ({told}): one train step")
     columns = ("form", "compile s", "step ms (median / min)", "CPU ms", "to student alone", "to student and teacher")
     for column in columns:
         table.add_column(column, justify="left" if column == "form" else "right")
@@ -142,7 +143,8 @@ def main(argv: list[str]) -> None:
     del argv
     size = "embedded" if _QUICK.value else "toolbox"
     report = {"machine": machine(), "size": size, "batch_size": _BATCH.value or (64 if _QUICK.value else 128)}
-    report["forms"] = measure(_QUICK.value, report["batch_size"])
+    report["image_size"] = config_of("none", _QUICK.value, False).image_size
+    report["forms"] = measure(_QUICK.value, report["batch_size"], report["image_size"])
     show(report)
     write_report(_OUT.value, report)
 
