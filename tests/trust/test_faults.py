@@ -2,8 +2,8 @@
 
 import errno
 import os
-import resource
-from contextlib import contextmanager
+import re
+import sys
 
 import pytest
 
@@ -17,29 +17,22 @@ from tests.common.toys.fixtures import compilation_cache  # noqa: F401
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
-@contextmanager
-def largest_file(size):
-    """No file of this process may grow beyond `size` bytes, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+# No file of the process that it turns into may grow beyond so many bytes, as if the disk were full.
+LARGEST_FILE = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
-# A failed write leaves threads of Orbax's behind, which may speak up after its event loop has closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_full_disk_while_saving(tmp_path, monkeypatch, capsys):
     config = running.toy(width=4000, learning_rate=1e-5)  # checkpoints of 250 kB
     running.train(config, tmp_path / "straight")
     running.stop_after(monkeypatch, 6)
     running.train(config, tmp_path / "run")
-    with (
-        largest_file(60_000),
-        pytest.raises(UserError, match=r"cannot be written to .*run/checkpoints \(File too"),
-    ):
-        running.train(config, tmp_path / "run")
+    limited = [sys.executable, "-c", LARGEST_FILE, "60000", *running.command(config, tmp_path / "run")]
+    _, error = running.finish(running.open_process(limited), code=2)
+    assert re.search(r"^Error: .* cannot be written to .*run/checkpoints \(File too", error, re.MULTILINE)
     capsys.readouterr()
     running.train(config, tmp_path / "run")
     assert "resumed at step 6 of 20" in capsys.readouterr().out
