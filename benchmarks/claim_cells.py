@@ -73,8 +73,7 @@ _SMALL = ("test_accuracy", "test_accuracy_best_epoch")
 
 
 def _vit_small(name: str, config: str, **overrides: str) -> Cell:
-    budget = {"num_steps": "900"}  # half of the default, and the same for both architectures
-    return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL, budget)
+    return Cell(name, "vit_small.main", f"vit_small/configs/{config}.py", overrides, _SMALL)
 
 
 _FACES = ("test_ccc", "identity_gap", "seen_ccc", "test_identity_bias")
@@ -183,7 +182,7 @@ FAMILIES = {
         compared=False,
     ),
     "vit_small": Family(
-        "72 embedded characters, 30 images each, 900 steps; top-1 of the last and of the best epoch",
+        "72 embedded characters, 10 images each, 1200 steps; top-1 of the last and of the best epoch",
         (
             _vit_small("ViT", "vit"),
             _vit_small("ViT, SPT", "vit", spt="True"),

@@ -2,8 +2,8 @@
 
 Run:    python -m vit_small.main --config=vit_small/configs/swin.py --config.spt=True --config.lsa=True
 Smoke:  python -m vit_small.main --config=vit_small/configs/swin.py:smoke
-Data:   72 characters in 12 font styles, 30 coloured 32-pixel images of each to learn from (embedded, no download).
-Expect: see vit_small/README.md (ours).
+Data:   72 characters in 12 font styles, 10 coloured 32-pixel images of each to learn from (embedded, no download).
+Expect: see vit_small/README.md (ours). 1200 steps of about 0.46 s of CPU time with SPT and LSA.
 
 Every field is explained in vit.py; this file names what differs.
 Variants with the published settings: :cifar10  :cifar100  :svhn  :tiny_imagenet, and (ours) :fashion_mnist
@@ -33,5 +33,4 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     config.optimizer.learning_rate = 1e-3
-    config.num_steps = 1200  # at about 0.46 s of CPU time a step, with SPT and LSA
     return select(config, variant, VARIANTS)
