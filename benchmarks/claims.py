@@ -9,6 +9,7 @@ nothing.
 """
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -105,7 +106,10 @@ def _run_family(name: str, family: Family) -> Iterator[list[dict]]:
 
 
 def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterator[tuple[Cell, list[dict]]]:
-    """Each cell with the results of its seeds, in order; --jobs runs at a time."""
+    """Each cell with the results of its seeds, in order; --jobs runs at a time.
+
+    What runs at a time are different cells: the second seed of a cell finds the programs that the first one compiled.
+    """
     shares = queue.SimpleQueue()
     for job in range(_JOBS.value):
         shares.put(job)
@@ -114,10 +118,13 @@ def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterat
         if _JOBS.value > 1 and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[shares.get() :: _JOBS.value])
 
-    pairs = [(cell, seed) for cell in cells for seed in seeds]
+    groups = [cells[first : first + _JOBS.value] for first in range(0, len(cells), _JOBS.value)]
+    pairs = [[(cell, seed) for seed in seeds for cell in group] for group in groups]
     with ThreadPoolExecutor(_JOBS.value, initializer=take_cores) as pool:
-        results = pool.map(lambda pair: _run(family, *pair), pairs)
-        yield from ((cell, [next(results) for _ in seeds]) for cell in cells)
+        results = pool.map(lambda pair: _run(family, *pair), itertools.chain(*pairs))
+        for group in groups:
+            found = [[next(results) for _ in group] for _ in seeds]
+            yield from zip(group, map(list, zip(*found, strict=True)), strict=True)
 
 
 def _command(cell: Cell, seed: int) -> list[str]:
