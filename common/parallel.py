@@ -142,3 +142,22 @@ def map_shards(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree
 
     # check_vma=False: custom derivatives inside `function` need not carry "varying over data" types.
     return jax.shard_map(function, mesh=mesh(), in_specs=(P(), P("data")), out_specs=P("data"), check_vma=False)
+
+
+def map_examples(function: Callable[[PyTree], PyTree], batch: PyTree) -> PyTree:
+    """`function(batch)` of a function that treats every example of a batch by itself; on CPUs one after the other.
+
+    For decompositions of matrices. On CPUs jaxlib 0.10 has the threads that decompose a batch wait for each other's
+    help, so that two devices, or two decompositions of one device, may wait forever; one matrix is never shared out.
+    """
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if jax.default_backend() != "cpu" or size == 1:
+        return function(batch)
+
+    def one(example: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf[0], function(jax.tree.map(lambda leaf: leaf[None], example)))
+
+    def one_by_one(_: PyTree, own: PyTree) -> PyTree:
+        return jax.lax.map(one, own)
+
+    return (one_by_one if size % jax.device_count() else map_shards(one_by_one))((), batch)

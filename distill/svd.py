@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from common import parallel
 from distill.pairing import l2_normalize
 
 GRADIENTS = ("paper", "published", "toolbox", "exact")
@@ -51,7 +52,7 @@ def round_off(s: Float[Array, "B r"], rows: int, columns: int) -> Float[Array, "
 
 def thin_svd(x: Float[Array, "B HW C"]) -> SVD:
     """Direct thin SVD. Not differentiable: use `svd_right_vectors`."""
-    u, s, vt = jnp.linalg.svd(lax.stop_gradient(x), full_matrices=False)
+    u, s, vt = parallel.map_examples(partial(jnp.linalg.svd, full_matrices=False), lax.stop_gradient(x))
     return SVD(s, u, jnp.swapaxes(vt, 1, 2))
 
 
@@ -64,7 +65,7 @@ def eigen_svd(x: Float[Array, "B HW C"]) -> SVD:
     x = lax.stop_gradient(x)
     wide = x.shape[1] < x.shape[2]
     gram = _matmul("bik,bjk->bij", x, x) if wide else _matmul("bki,bkj->bij", x, x)
-    known = jnp.linalg.eigh(gram)[1][:, :, ::-1]
+    known = parallel.map_examples(jnp.linalg.eigh, gram)[1][:, :, ::-1]
     other = _matmul("bkc,bkr->bcr", x, known) if wide else _matmul("bkc,bcr->bkr", x, known)
     s = jnp.linalg.norm(other, axis=1)
     other = other * _reciprocal(s, round_off(s, *x.shape[1:]))[:, None, :]
