@@ -38,6 +38,22 @@ def test_eight_devices_equal_one(tmp_path):
     assert_close_runs(tmp_path / "one", tmp_path / "eight")
 
 
+def test_matrices_are_decomposed_one_by_one_on_any_number_of_devices():
+    program = """
+import jax, jax.numpy as jnp, numpy as np
+from common import parallel
+for size in (1, 6, 8):  # 6 do not divide over the devices
+    x = np.random.default_rng(0).normal(size=(size, 4, 4)).astype(np.float32)
+    x = x + x.swapaxes(1, 2)
+    decompose = jax.jit(lambda x: parallel.map_examples(jnp.linalg.eigh, x))
+    assert "(tensor<1x4x4xf32>)" in decompose.lower(x).as_text()
+    placed = parallel.place(x, parallel.replicated() if size % 8 else parallel.batched())
+    values, vectors = decompose(placed)
+    np.testing.assert_allclose(np.einsum("bij,bj,bkj->bik", vectors, values, vectors), x, atol=1e-5)
+"""
+    running.run_program(program, devices=8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["regression", "host_batch", "two_optimizers", "refresh", "few_shot", "warm_up"])
 def test_eight_devices_equal_one_for_every_toy(name, tmp_path):

@@ -1,12 +1,14 @@
-"""What holds of a run of any of the ten methods: its programs are compiled once, a NaN stops it, the size of
-evaluation batches changes no result, and a run that is stopped and goes on in another process ends as one without a
-break. One short run of each serves all four.
+"""What holds of a run of any of the ten methods: its programs are compiled once, none of them can wait forever for its
+own threads, a NaN stops it, the size of evaluation batches changes no result, and a run that is stopped and goes on in
+another process ends as one without a break. One short run of each serves all of these.
 """
 
 import collections
+import contextlib
 import importlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -39,6 +41,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 # Programs of so many arrays are steps and evaluations; those of fewer may be single operations.
 ARRAYS = 6
 BATCH = {"cxgrad": "episodes_per_batch", "tapl": "episodes_per_batch"}
+LAPACK = re.compile(r"custom_call @(lapack_\w+)\(.*num_batch_dims = \"(\d+)\".* : \(tensor<([\dx]+)x[a-z]")
 # Results that are times, or that the official code computes batch by batch.
 NOT_THE_SAME = re.compile("seconds|minutes|faster|milliseconds|latency|official_")
 
@@ -49,6 +52,7 @@ class Run(NamedTuple):
     config: ConfigDict
     folder: Path
     programs: dict[str, collections.Counter]  # phase -> what was compiled in it, and how often
+    texts: Path  # a file of each program's StableHLO
 
 
 def shortened(method: str) -> dict[str, Any]:
@@ -92,7 +96,8 @@ def run(request, tmp_path_factory):
     """A finished run of the method."""
     stages, config = smoke(request.param)
     folder, compiled, log = tmp_path_factory.mktemp(request.param) / "run", Compiled(), logging.getLogger("jax")
-    with pytest.MonkeyPatch.context() as patch:
+    texts = folder.parent / "programs"
+    with pytest.MonkeyPatch.context() as patch, dumped(texts):
         patch.setattr(log, "propagate", False)
         original = loop.fit
 
@@ -105,7 +110,15 @@ def run(request, tmp_path_factory):
         with jax.log_compiles():
             phases.train(stages, config, folder)
         log.removeHandler(compiled)
-    return Run(request.param, stages, config, folder, dict(compiled.found))
+    return Run(request.param, stages, config, folder, dict(compiled.found), texts)
+
+
+@contextlib.contextmanager
+def dumped(folder: Path):
+    """Every program that is lowered meanwhile leaves its text in `folder`."""
+    jax.config.update("jax_dump_ir_to", str(folder))
+    yield
+    jax.config.update("jax_dump_ir_to", "")
 
 
 def test_programs_are_compiled_once(run):
@@ -114,6 +127,15 @@ def test_programs_are_compiled_once(run):
     found = " ".join(text for programs in run.programs.values() for text in programs)
     assert "jit(train_step)" in found
     assert "jit(evaluate)" in found or "jit(measure)" in found
+
+
+def test_no_batch_of_matrices_goes_to_lapack(run):
+    """See `parallel.map_examples`."""
+    texts = [file.read_text() for file in run.texts.glob("*.mlir")]
+    assert any("jit_train_step" in text for text in texts)
+    for name, axes, shape in LAPACK.findall("\n".join(texts)):
+        batch = [int(size) for size in shape.split("x")][: int(axes)]
+        assert math.prod(batch) == 1, (name, shape)
 
 
 def test_size_of_evaluation_batches_changes_nothing(run):
