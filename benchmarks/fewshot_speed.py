@@ -1,6 +1,6 @@
 """Time of one second-order meta-step: our forms, and a plain PyTorch loop, on the same weights and tasks.
 
-    python -m benchmarks.fewshot_speed --out=results/fewshot_speed.json
+    python -m benchmarks.fewshot_speed --out=results/fewshot_speed_paper.json
     python -m benchmarks.fewshot_speed --sizes=b --quick --forms=maml,maml_given_labels_on_all_images,tapl
 
 The second command times TAPL alone: against MAML, and against MAML that adapts to as many images, labels given.

@@ -1,7 +1,7 @@
 """Speed of the pruning search: candidates evaluated one by one, batched with shared kernels, and from a shared prefix.
 
     python -m benchmarks.pruning_speed --quick
-    python -m benchmarks.pruning_speed --out=results/pruning_speed.json
+    python -m benchmarks.pruning_speed --out=results/pruning_speed_paper.json
 
 In full: ResNet-56 and the 320 validation images of the paper; quick: ResNet-20 and 64 images. Every gate has one
 candidate, as in a step that marks them all. The three forms take turns in one process, so that a busy machine slows

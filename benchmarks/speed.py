@@ -5,7 +5,8 @@ plain PyTorch, and how a step scales over devices and sizes. One table of it all
 
 Runs the benchmarks of this folder one after the other, each in a process of its own, and tabulates their JSON files:
 `speed.md` on CPUs, `speed-<device>.md` on accelerators. With --only, the other rows are those of the files that are
-there already. PyTorch's column needs `pip install -e '.[bench]'` and is for CPUs, where the PyTorch forms run.
+there already; with --paper all names end in `_paper`. PyTorch's column needs `pip install -e '.[bench]'` and is for
+CPUs, where the PyTorch forms run.
 """
 
 import json
@@ -114,7 +115,8 @@ class Session(NamedTuple):
 
     def file(self, name: str, kind: str = "json") -> Path:
         """Where numbers or the page lie."""
-        return self.out / f"{name}{self.suffix}{'_quick' if self.quick else ''}.{kind}"
+        size = "_quick" if self.quick else "_paper" if self.paper else ""
+        return self.out / f"{name}{self.suffix}{size}.{kind}"
 
 
 def main(argv: list[str]) -> None:
