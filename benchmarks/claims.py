@@ -95,6 +95,8 @@ def _run_family(name: str, family: Family) -> Iterator[list[dict]]:
         row = {"name": cell.name, "command": shlex.join(_command(cell, 0)), "seeds": list(seeds)}
         row["minutes"] = [round(run["minutes"], 2) for run in runs]
         for metric in cell.metrics:
+            if _QUICK.value and metric not in runs[0]["results"]:
+                continue  # smoke runs measure less, such as the latency of one batch size only
             values = [run["results"][metric] for run in runs]
             mean, half = mean_ci95(values)
             row[metric] = {"values": values, "mean": mean, "ci95": half}
