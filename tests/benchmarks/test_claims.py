@@ -89,3 +89,20 @@ def test_a_row_is_written_when_its_seeds_have_ended(tmp_path, monkeypatch):
     assert [row["name"] for row in found["rows"]] == [cell.name for cell in FAMILIES["fewshot"].cells]
     assert "2 runs at a time" in found["machine"]
     assert "so far" not in (tmp_path / "claims.md").read_text()
+
+
+def test_smoke_runs_may_measure_less(tmp_path, monkeypatch):
+    def run(family, cell, seed):
+        return {"results": {cell.metrics[0]: 0.5 + 0.1 * seed}, "minutes": 1.0}
+
+    monkeypatch.setattr(claims, "_run", run)
+    monkeypatch.setattr(claims, "draw", lambda *_: None)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["claims", "--only=pruning", "--quick", f"--out={tmp_path}", "--readme="])
+        claims.main([])
+        rows = json.loads((tmp_path / "claims-quick.json").read_text())["pruning"]["rows"]
+        assert [row["name"] for row in rows] == [cell.name for cell in FAMILIES["pruning"].cells]
+        assert rows[0]["test_accuracy"]["values"] == [0.5, 0.6]
+        flags.FLAGS(["claims", "--only=pruning", "--quick=false", f"--out={tmp_path}", "--readme="])
+        with pytest.raises(KeyError):
+            claims.main([])
