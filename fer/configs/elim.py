@@ -62,6 +62,7 @@ VARIANTS = {
         "model.latent": 8,
         "model.header_factor": 4,
         "batch_identities": 4,
+        "batch_size": 16,
         "batch_frames": 4,
         "identities": 3,
         "warm_up_start": 1,
