@@ -1,12 +1,12 @@
 """Speed of everything: step time, compile time and memory of each method beside its naive or reference form and beside
 plain PyTorch, and how a step scales over devices and sizes. One table of it all.
 
-    python -m benchmarks.speed [--only=vit_small,fer] [--quick] [--paper] [--out=results]
+    python -m benchmarks.speed [--only=vit_small,fer] [--quick] [--paper] [--tables] [--out=results]
 
 Runs the benchmarks of this folder one after the other, each in a process of its own, and tabulates their JSON files:
 `speed.md` on CPUs, `speed-<device>.md` on accelerators. With --only, the other rows are those of the files that are
-there already; with --paper all names end in `_paper`. PyTorch's column needs `pip install -e '.[bench]'` and is for
-CPUs, where the PyTorch forms run.
+there already; with --paper all names end in `_paper`. --tables measures nothing. PyTorch's column needs the extra
+`bench` and is for CPUs, where the PyTorch forms run.
 """
 
 import json
@@ -92,7 +92,10 @@ BENCHMARKS = {
     "fer": Benchmark("fer_speed", (Line("ELIM", "ELIM", "plain"),)),
     "pruning": Benchmark(
         "pruning_speed",
-        (Line("EKG, candidates", "prefix", "one_by_one"), Line("EKG, candidates", "batched", "one_by_one")),
+        (
+            Line("EKG, candidates from their prefix", "prefix", "one_by_one"),
+            Line("EKG, candidates in a batch", "batched", "one_by_one"),
+        ),
     ),
     "multitask": Benchmark("multitask_speed", (Line("TTE", "joint step", "one pass per task", "PyTorch"),), small=()),
 }
@@ -127,7 +130,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--only has {unknown[0]!r}, but takes {', '.join(BENCHMARKS)}.")
     session = Session(chosen.quick, chosen.paper, Path(chosen.out), *device())
     session.out.mkdir(parents=True, exist_ok=True)
-    for family in chosen.only or BENCHMARKS:
+    for family in () if chosen.tables else chosen.only or BENCHMARKS:
         measure(family, session)
     page = session.file("speed", "md")
     page.write_text(markdown(session))
@@ -273,7 +276,7 @@ def scaling_rows(family: scaling.Family, rows: Sequence[Mapping[str, Any]]) -> I
             batch = ", ".join(f"{name} {value}" for name, value in row["fields"].items()) or "smoke config"
             yield [
                 family.what,
-                f"{row['devices']} devices, {batch}" if row["name"] == "devices" else row["name"],
+                f"devices: {row['devices']}, {batch}" if row["name"] == "devices" else row["name"],
                 f"{milliseconds(row):.1f}",
                 f"{row['cpu_ms']:.1f}",
                 number(row["compile_s"]),
@@ -308,5 +311,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("only", [], "Run these families alone; the others keep their last results.")
     flags.DEFINE_bool("quick", False, "Smallest sizes, one timed step: shows that everything runs.")
     flags.DEFINE_bool("paper", False, "The papers' sizes, for accelerators; on two cores a step takes seconds.")
+    flags.DEFINE_bool("tables", False, "Measure nothing: write the table again from the files that are there.")
     flags.DEFINE_string("out", "results", "Folder of the tables.")
     app.run(main)
