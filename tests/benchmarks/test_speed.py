@@ -56,7 +56,7 @@ def test_page_shows_steps_beside_references_and_devices_beside_the_first(tmp_pat
     found = rows(speed.markdown(speed.Session(False, False, tmp_path, "cpu", "cpu", 1)))
     assert ["| ViT", "20.0", "2.0", "3.0", "-", "-", "0.50", "[vit_speed.json](vit_speed.json) |"] in found
     assert ["| SPT and LSA", "30.0", "-", "-", "1.00", "ViT", "-", "[vit_speed.json](vit_speed.json) |"] in found
-    assert ["| SL-ViT", "2 devices, batch_size 64", "15.0", "5.0", "1.0", "2.0", "1.50 |"] in found
+    assert ["| SL-ViT", "devices: 2, batch_size 64", "15.0", "5.0", "1.0", "2.0", "1.50 |"] in found
     assert ["| SL-ViT", "64 px", "40.0", "5.0", "1.0", "2.0", "1.00 |"] in found
 
 
