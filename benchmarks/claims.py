@@ -9,7 +9,6 @@ nothing.
 """
 
 import datetime
-import itertools
 import json
 import os
 import platform
@@ -107,7 +106,7 @@ def _run_family(name: str, family: Family) -> Iterator[list[dict]]:
         yield list(rows)
 
 
-def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterator[tuple[Cell, list[dict]]]:
+def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterator[tuple[Cell, Sequence[dict]]]:
     """Each cell with the results of its seeds, in order; --jobs runs at a time.
 
     What runs at a time are different cells: the second seed of a cell finds the programs that the first one compiled.
@@ -121,12 +120,12 @@ def _run_all(family: str, cells: Sequence[Cell], seeds: Sequence[int]) -> Iterat
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[shares.get() :: _JOBS.value])
 
     groups = [cells[first : first + _JOBS.value] for first in range(0, len(cells), _JOBS.value)]
-    pairs = [[(cell, seed) for seed in seeds for cell in group] for group in groups]
+    pairs = [(cell, seed) for group in groups for seed in seeds for cell in group]
     with ThreadPoolExecutor(_JOBS.value, initializer=take_cores) as pool:
-        results = pool.map(lambda pair: _run(family, *pair), itertools.chain(*pairs))
+        results = pool.map(lambda pair: _run(family, *pair), pairs)
         for group in groups:
             found = [[next(results) for _ in group] for _ in seeds]
-            yield from zip(group, map(list, zip(*found, strict=True)), strict=True)
+            yield from zip(group, zip(*found, strict=True), strict=True)
 
 
 def _command(cell: Cell, seed: int) -> list[str]:

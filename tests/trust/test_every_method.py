@@ -117,8 +117,10 @@ def run(request, tmp_path_factory):
 def dumped(folder: Path):
     """Every program that is lowered meanwhile leaves its text in `folder`."""
     jax.config.update("jax_dump_ir_to", str(folder))
-    yield
-    jax.config.update("jax_dump_ir_to", "")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_dump_ir_to", "")
 
 
 def test_programs_are_compiled_once(run):
