@@ -145,19 +145,16 @@ def map_shards(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTree
 
 
 def map_examples(function: Callable[[PyTree], PyTree], batch: PyTree) -> PyTree:
-    """`function(batch)` of a function that treats every example of a batch by itself; on CPUs one after the other.
+    """`function(batch)` of a function that treats all leading axes alike; on CPUs one example after the other.
 
     For decompositions of matrices. On CPUs jaxlib 0.10 has the threads that decompose a batch wait for each other's
     help, so that two devices, or two decompositions of one device, may wait forever; one matrix is never shared out.
     """
-    size = jax.tree.leaves(batch)[0].shape[0]
-    if jax.default_backend() != "cpu" or size == 1:
+    if jax.default_backend() != "cpu":
         return function(batch)
 
-    def one(example: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf[0], function(jax.tree.map(lambda leaf: leaf[None], example)))
-
     def one_by_one(_: PyTree, own: PyTree) -> PyTree:
-        return jax.lax.map(one, own)
+        return jax.lax.map(function, own)
 
-    return (one_by_one if size % jax.device_count() else map_shards(one_by_one))((), batch)
+    divides = jax.tree.leaves(batch)[0].shape[0] % jax.device_count() == 0
+    return (map_shards(one_by_one) if divides else one_by_one)((), batch)
