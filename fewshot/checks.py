@@ -1,5 +1,6 @@
 """What a config of this folder may say; every mistake is one sentence, before anything slow is done."""
 
+import jax
 from ml_collections import ConfigDict
 
 from common.config import check, check_choice, check_positive
@@ -87,6 +88,8 @@ def _check_transduction(config: ConfigDict) -> None:
     check(config, "tapl.confidence_threshold", 0 <= threshold < 1, "must be at least 0 and below 1")
     transductive = f"must be 'batch' with config.transduction={config.transduction!r}: queries are adapted to together"
     check(config, "batch_norm", config.batch_norm == "batch", transductive)
+    no_batch = "must be 'auto' or 'map' on CPUs, where jaxlib may wait forever for a batch of label propagations"
+    check(config, "task_loop", config.task_loop != "vmap" or jax.default_backend() != "cpu", no_batch)
     if config.tapl.adapt_sigma:
         needed = {"propagation.sigma": ("scalar",), "tapl.pseudo_labels": ("every_step",), "tapl.gradient": tapl.SOFT}
         for field, values in needed.items():

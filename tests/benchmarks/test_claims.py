@@ -100,7 +100,9 @@ def test_smoke_runs_may_measure_less(tmp_path, monkeypatch):
     with flagsaver.flagsaver():
         flags.FLAGS(["claims", "--only=pruning", "--quick", f"--out={tmp_path}", "--readme="])
         claims.main([])
-        rows = json.loads((tmp_path / "claims-quick.json").read_text())["pruning"]["rows"]
+        family = json.loads((tmp_path / "claims-quick.json").read_text())["pruning"]
+        rows = family["rows"]
+        assert family["setting"].startswith("SMOKE SIZE")
         assert [row["name"] for row in rows] == [cell.name for cell in FAMILIES["pruning"].cells]
         assert rows[0]["test_accuracy"]["values"] == [0.5, 0.6]
         flags.FLAGS(["claims", "--only=pruning", "--quick=false", f"--out={tmp_path}", "--readme="])

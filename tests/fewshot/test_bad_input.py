@@ -85,6 +85,7 @@ def test_value_that_no_field_can_have(fields, message):
         ),
         ({"tapl.adapt_sigma": True, "propagation.sigma": "fixed"}, "config.propagation.sigma .* must be 'scalar' with"),
         ({"tapl.adapt_sigma": True, "tapl.pseudo_labels": "first_step"}, "must be 'every_step' with config.tapl.adapt"),
+        ({"task_loop": "vmap"}, "config.task_loop is 'vmap', but must be 'auto' or 'map' on CPUs"),
         ({"batch_norm": "support_stats"}, "config.batch_norm is 'support_stats', but must be 'batch' with"),
         ({"transduction": "propagation", "method": "cxgrad"}, "config.method is 'cxgrad', .* which has no inner loop"),
         (
