@@ -262,15 +262,16 @@ FAMILIES = {
         compared=False,
     ),
     "multitask_variants": Family(
-        "as multitask: other readings of the ensemble, other weights of the tasks",
+        "as multitask: other readings of the ensemble, other weights of the tasks, beside the sum and the method",
         (
+            _multitask("naive sum", **_NAIVE),
+            _multitask("regulariser and TTE"),
             _multitask("feature ensemble", **{"tte.mode": "feature_ema", "tte.alpha": "0.6"}),
             _multitask("task snapshots", **{"tte.mode": "task_snapshot", "tte.alpha": "0.5"}),
             _multitask("naive sum, uncertainty weights", **_NAIVE, **{"weighting.kind": "uncertainty"}),
             _multitask("naive sum, dynamic weights", **_NAIVE, **{"weighting.kind": "dwa"}),
             _multitask("naive sum, gradient surgery", **_NAIVE, **{"gradient.kind": "pcgrad"}),
         ),
-        compared=False,
     ),
 }
 
