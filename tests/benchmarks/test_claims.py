@@ -1,7 +1,9 @@
 """The rows of the claims table name configs and fields that exist, and runs that lie where they are looked for."""
 
 import importlib.util
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from absl.testing import flagsaver
 from benchmarks import claims
 from benchmarks.claim_cells import FAMILIES
 from benchmarks.papers import METHODS
+from common.metrics import paired_difference_ci95
 from tests import commands
 
+RESULTS = json.loads((commands.ROOT / "results/claims.json").read_text())
 CELLS = [(family, cell) for family, content in FAMILIES.items() for cell in content.cells]
 
 
@@ -108,3 +112,32 @@ def test_smoke_runs_may_measure_less(tmp_path, monkeypatch):
         flags.FLAGS(["claims", "--only=pruning", "--quick=false", f"--out={tmp_path}", "--readme="])
         with pytest.raises(KeyError):
             claims.main([])
+
+
+def test_generated_tables_are_those_of_the_results():
+    assert set(RESULTS) == set(FAMILIES)
+    for name, family in FAMILIES.items():
+        assert [row["name"] for row in RESULTS[name]["rows"]] == [cell.name for cell in family.cells], name
+    assert claims.markdown_of_methods(RESULTS, whole=False) in (commands.ROOT / "README.md").read_text()
+    tables = (commands.ROOT / "results/claims.md").read_text()
+    assert claims.markdown_of_methods(RESULTS, whole=True) in tables
+    assert claims.markdown(RESULTS, {name: Path(f"claims-{name}.png") for name in RESULTS}) in tables
+
+
+@pytest.mark.parametrize("folder", sorted({method.folder for method in METHODS}))
+def test_intervals_on_a_page_are_those_of_the_results(folder):
+    """Whatever a method's page writes as a ± b is a row's mean, or how far it is from another row of its family."""
+    measured = set()
+    for name, family in FAMILIES.items():
+        if family.cells[0].module == f"{folder}.main":
+            rows = RESULTS[name]["rows"]
+            for metric in family.cells[0].metrics:
+                values = [row[metric]["values"] for row in rows]
+                means = [(row[metric]["mean"], row[metric]["ci95"]) for row in rows]
+                pairs = [paired_difference_ci95(*pair) for pair in itertools.permutations(values, 2)]
+                measured |= {f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in [*means, *pairs]}
+                measured |= {f"{mean:.2f} ± {half:.2f}" for mean, half in means}  # factors, such as times faster
+    page = (commands.ROOT / folder / "README.md").read_text()
+    printed = set(re.findall(r"-?\d+\.\d+ ± \d+\.\d+", page))
+    assert printed
+    assert printed <= measured
