@@ -47,6 +47,9 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if _ONLY.value and _ONLY.value not in FAMILIES:
         sys.exit(f"--only is {_ONLY.value!r}, but one of {', '.join(FAMILIES)} is expected.")
+    readme = Path(_README.value)
+    if _README.value and not (readme.is_file() and _BEGIN in readme.read_text()):
+        sys.exit(f"--readme is {_README.value!r}, which is no file with the mark {_BEGIN}; --readme= renews none.")
     out = Path(_OUT.value)
     file = out / ("claims-quick.json" if _QUICK.value else "claims.json")
     results = json.loads(file.read_text()) if file.exists() else {}
