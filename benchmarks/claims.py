@@ -47,9 +47,9 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if _ONLY.value and _ONLY.value not in FAMILIES:
         sys.exit(f"--only is {_ONLY.value!r}, but one of {', '.join(FAMILIES)} is expected.")
-    readme = Path(_README.value)
-    if _README.value and not (readme.is_file() and _BEGIN in readme.read_text()):
-        sys.exit(f"--readme is {_README.value!r}, which is no file with the mark {_BEGIN}; --readme= renews none.")
+    readme = Path(_README.value) if _README.value and not _QUICK.value else None
+    if readme and not (readme.is_file() and _END in readme.read_text().partition(_BEGIN)[2]):
+        sys.exit(f"--readme is {_README.value!r}, no file with the marks {_BEGIN} and {_END}; --readme= renews none.")
     out = Path(_OUT.value)
     file = out / ("claims-quick.json" if _QUICK.value else "claims.json")
     results = json.loads(file.read_text()) if file.exists() else {}
@@ -65,18 +65,18 @@ def main(argv: Sequence[str]) -> None:
                 results[name] = told | {"rows": rows}
                 out.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps(results, indent=2) + "\n")
-                _write_tables(results, file.with_suffix(".md"))
-    _write_tables(results, file.with_suffix(".md"))
+                _write_tables(results, file.with_suffix(".md"), readme)
+    _write_tables(results, file.with_suffix(".md"), readme)
     print(file.with_suffix(".md").read_text())
 
 
-def _write_tables(results: Mapping[str, dict], file: Path) -> None:
+def _write_tables(results: Mapping[str, dict], file: Path, readme: Path | None) -> None:
     figures = {name: file.with_name(f"{file.stem}-{name}.png") for name in results}
     for name, path in figures.items():
         draw(results[name], path)
     file.write_text(f"{markdown_of_methods(results, whole=True)}\n{markdown(results, figures)}")
-    if _README.value and not _QUICK.value:
-        _renew(Path(_README.value), markdown_of_methods(results, whole=False))
+    if readme:
+        _renew(readme, markdown_of_methods(results, whole=False))
 
 
 def machine(jobs: int) -> str:

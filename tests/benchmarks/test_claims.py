@@ -95,14 +95,14 @@ def test_a_row_is_written_when_its_seeds_have_ended(tmp_path, monkeypatch):
     assert "so far" not in (tmp_path / "claims.md").read_text()
 
 
-@pytest.mark.parametrize("content", [None, "a page"])
+@pytest.mark.parametrize("content", [None, "a page", "<!-- claims: begin --> a page"])
 def test_page_without_a_place_for_the_table_is_refused_before_anything_runs(tmp_path, content):
     page = tmp_path / "page.md"
     if content is not None:
         page.write_text(content)
     with flagsaver.flagsaver():
         flags.FLAGS(["claims", "--only=fewshot", f"--out={tmp_path}", f"--readme={page}"])
-        with pytest.raises(SystemExit, match="no file with the mark"):
+        with pytest.raises(SystemExit, match="no file with the marks"):
             claims.main([])
     assert not (tmp_path / "claims.json").exists()
     assert content is None or page.read_text() == content
